@@ -1,0 +1,64 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv reads its own settings only: hand it pip's.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+UV := $(BIN)/uv pip install -q -p $(BIN)/python -c constraints.txt
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo test test-all install lint types contracts check stats bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/uv: constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt uv
+	@touch $(BIN)/uv
+
+$(VENV)/.demo: $(BIN)/uv pyproject.toml constraints.txt
+	@echo "installing what the demo needs into $(VENV) ..." >&2
+	@$(UV) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
+	@echo "installing what the tests need into $(VENV) ..." >&2
+	@$(UV) -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## Turn the wheel through a year of flights, and print the table of the year
+	@$(BIN)/python docs/demo.py
+
+test: $(VENV)/.dev ## Run the tests
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(VENV)/.dev ## Run the tests that need real servers or minutes, too
+	@$(BIN)/python -m pytest -q
+
+install: $(BIN)/uv ## Put everything into the virtual environment, orchestrators included
+	@$(UV) -e ".[dev,airflow,dagster]"
+	@touch $(VENV)/.dev $(VENV)/.demo
+
+lint: $(VENV)/.dev ## Style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Types
+	@MYPYPATH=typings $(BIN)/mypy
+
+contracts: $(VENV)/.dev ## Which layer may import which
+	@$(BIN)/lint-imports
+
+stats: $(VENV)/.dev ## Measure the gate's rates of false promotion, and its power, on the flights
+	@$(BIN)/python benchmarks/gate_rates.py
+
+bench: $(VENV)/.dev ## Measure overheads side by side
+	@for script in overhead serving; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+clean: ## Remove the virtual environment and the demo's store
+	@rm -rf $(VENV) .treadle loops/.treadle

@@ -1,0 +1,433 @@
+"""The command line: a thin face. Results go to standard output, progress to standard error.
+
+Exit codes: 0 done; 1 the gate, a check or a rule of the log said no; 2 the user's error; 3 a failure.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from treadle.loop import Loop
+    from treadle.session import Session
+
+app = typer.Typer(
+    name="treadle",
+    help="Keeps machine-learning models alive: prepare, train, judge, release, serve, watch, retrain.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+LoopFile = Annotated[Path, typer.Argument(metavar="LOOP", help="The loop's YAML file.", show_default=False)]
+StoreUri = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URI", envvar="TREADLE_STORE", help="Default: .treadle beside the loop."),
+]
+Track = Annotated[
+    str, typer.Option("--track", metavar="NAME", help="Whose release log: production, or another's.")
+]
+AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The clock, such as 2013-04-01.")]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Who acts; default: TREADLE_USER, or the login.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the log.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. train.rounds=50."),
+]
+
+
+def _command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """A command whose errors become words on standard error and an exit code."""
+
+    def register(work: Callable[..., int | None]) -> Callable[..., None]:
+        @functools.wraps(work)
+        def command(*args: Any, **options: Any) -> None:
+            from treadle.errors import TreadleError
+
+            try:
+                code = work(*args, **options)
+            except TreadleError as error:
+                _fail(error, as_json=bool(options.get("as_json")))
+                code = error.exit_code
+            except BrokenPipeError:
+                code = 0
+            except KeyboardInterrupt:
+                _say("interrupted; what was committed stays, and the next run goes on from there")
+                code = 3
+            raise typer.Exit(code or 0)
+
+        return app.command(name)(command)
+
+    return register
+
+
+def _fail(error: Any, *, as_json: bool) -> None:
+    if as_json:
+        problem = {"type": type(error).__name__, "message": str(error), "retryable": error.retryable}
+        _print_json({"error": problem})
+    hint = " (a retry can help)" if error.retryable else ""
+    print(f"treadle: {type(error).__name__}{hint}: {error}", file=sys.stderr)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _load(path: Path, overrides: list[str] | None = None) -> Loop:
+    from treadle.loop import Loop
+
+    return Loop.load(path, overrides=overrides or ())
+
+
+def _session(
+    path: Path,
+    store: str | None,
+    track: str,
+    as_of: str | None = None,
+    by: str | None = None,
+    *,
+    act: bool = False,
+) -> Session:
+    from treadle.acts import act_time
+    from treadle.session import open_session
+
+    loop = _load(path)
+    return open_session(
+        loop,
+        as_of=as_of,
+        store=store,
+        track=track,
+        who=by,
+        say=_say,
+        as_of_default=(lambda log: act_time(loop.history.to is not None, log)) if act else None,
+    )
+
+
+@_command("check")
+def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> int:
+    """Find every fault and every usual mistake of a loop, with file and line, before anything runs.
+
+    Example: treadle check loops/flights.yaml
+    """
+    from treadle.check import check as check_loop
+    from treadle.check import render, to_json
+
+    findings = check_loop(path)
+    if as_json:
+        _print_json(to_json(findings))
+    else:
+        print(render(findings))
+    return (
+        1 if any(finding.severity == "error" and not finding.ignored_because for finding in findings) else 0
+    )
+
+
+@_command("run")
+def run(
+    path: LoopFile,
+    as_of: AsOf = None,
+    start: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage.")] = "prepare",
+    to: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage.")] = "deploy",
+    overrides: Overrides = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    by: By = None,
+    as_json: AsJson = False,
+) -> int:
+    """Turn the wheel once: prepare, featurize, train, evaluate, release, deploy. What exists is not done again.
+
+    Example: treadle run loops/flights.yaml --as-of 2013-04-01 --json
+    """
+    from treadle.runner import run as run_loop
+
+    loop = _load(path, overrides)
+    with _progress() as say:
+        result = run_loop(loop, as_of=as_of, start=start, to=to, store=store, track=track, who=by, say=say)
+    if as_json:
+        _print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
+    else:
+        print(result)
+    verdict = result.get("evaluate")
+    return 1 if getattr(verdict, "decision", None) in ("keep", "hold") else 0
+
+
+@_command("monitor")
+def monitor(
+    path: LoopFile,
+    as_of: AsOf = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    by: By = None,
+    as_json: AsJson = False,
+) -> int:
+    """Look at the newest window beside the champion's training data, and decide whether to retrain.
+
+    Ends with 0 whether or not a retrain is due; the answer is in `retrain.due`.
+
+    Example: treadle monitor loops/flights.yaml --as-of 2013-04-08
+    """
+    from treadle.runner import watch
+
+    loop = _load(path)
+    with _progress() as say:
+        result = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say)
+    if as_json:
+        _print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
+    else:
+        print(result)
+    return 0
+
+
+@_command("status")
+def status(
+    path: LoopFile, store: StoreUri = None, track: Track = "production", as_json: AsJson = False
+) -> None:
+    """Show who serves, what waits for a person, the last verdict and drift, and alerts.
+
+    Example: treadle status loops/flights.yaml
+    """
+    from treadle.status import status as status_of
+
+    found = status_of(_session(path, store, track))
+    if as_json:
+        _print_json(found)
+    else:
+        from treadle.tables import print_status
+
+        print_status(found)
+
+
+@_command("history")
+def history(
+    path: LoopFile,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Who served then, e.g. 2013-08-15.")
+    ] = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    as_json: AsJson = False,
+) -> None:
+    """Print the release log, or with --at who served at a time and what stands behind that model.
+
+    Example: treadle history loops/flights.yaml --at 2013-08-15
+    """
+    from treadle.session import resolve_as_of
+    from treadle.status import champion_at
+
+    session = _session(path, store, track)
+    if at is not None:
+        found = champion_at(session, resolve_as_of(session.loop, at))
+        if as_json:
+            _print_json({"at": at, "champion": found})
+        else:
+            from treadle.tables import print_champion
+
+            print_champion(at, found)
+        return
+    entries = session.log.entries()
+    if as_json:
+        _print_json([entry.model_dump(mode="json") for entry in entries])
+    else:
+        from treadle.tables import print_history
+
+        print_history(entries)
+
+
+@_command("approve")
+def approve(
+    path: LoopFile,
+    reason: Reason,
+    as_of: AsOf = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Approve the challenger that waits for a person, and put it into production.
+
+    Example: treadle approve loops/flights.yaml --reason "looked at the slices; EWR is fine" --by maria
+    """
+    from treadle import acts
+    from treadle.runner import deploy_champion
+
+    session = _session(path, store, track, as_of, by, act=True)
+    approval, promotion = acts.approve(session, reason)
+    deploy_champion(session)
+    _print_entry(promotion if not as_json else [approval, promotion], as_json)
+
+
+@_command("reject")
+def reject(
+    path: LoopFile,
+    reason: Reason,
+    as_of: AsOf = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reject the challenger that waits for a person; its recipe is held until someone approves.
+
+    Example: treadle reject loops/flights.yaml --reason "the holdout was a holiday week"
+    """
+    from treadle import acts
+
+    entry = acts.reject(_session(path, store, track, as_of, by, act=True), reason)
+    _print_entry([entry] if as_json else entry, as_json)
+
+
+@_command("rollback")
+def rollback(
+    path: LoopFile,
+    reason: Reason,
+    as_of: AsOf = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Return to the champion that the current one's promotion beat.
+
+    Example: treadle rollback loops/flights.yaml --reason "complaints from the EWR desk"
+    """
+    from treadle import acts
+    from treadle.runner import deploy_champion
+
+    session = _session(path, store, track, as_of, by, act=True)
+    entry = acts.rollback(session, reason)
+    deploy_champion(session)
+    _print_entry([entry] if as_json else entry, as_json)
+
+
+def _print_entry(entry: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json([item.model_dump(mode="json") for item in entry])
+    else:
+        print(
+            f"{entry.kind} of {(entry.candidate or 'none')[:12]} as of {entry.as_of.date()} by {entry.who}: {entry.why}"
+        )
+
+
+@_command("predict")
+def predict(
+    path: LoopFile,
+    input_file: Annotated[
+        Path, typer.Option("--input", metavar="F", help="Parquet or CSV.", show_default=False)
+    ],
+    output_file: Annotated[
+        Path, typer.Option("--output", metavar="F", help="Parquet or CSV.", show_default=False)
+    ],
+    as_of: AsOf = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    as_json: AsJson = False,
+) -> None:
+    """Score a file with the champion: full feature rows, or entity and event time, whose features Feast joins.
+
+    Example: treadle predict loops/flights.yaml --input tomorrow.parquet --output scores.parquet
+    """
+    from treadle.scoring import score_file
+
+    session = _session(path, store, track, as_of)
+    done = score_file(session, input_file, output_file)
+    if as_json:
+        _print_json(done)
+    else:
+        print(f"{done['rows']} rows scored by {done['candidate'][:12]} into {output_file}")
+
+
+@_command("serve")
+def serve(
+    path: LoopFile,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one and prints it.")] = 8080,
+    store: StoreUri = None,
+    track: Track = "production",
+) -> None:
+    """Serve the champion over HTTP, following the release log without dropping a request.
+
+    Example: treadle serve loops/flights.yaml --port 8080
+    Then:    curl -s localhost:8080/ping
+    """
+    from treadle.serving.server import serve as serve_loop
+    from treadle.session import open_loop_store
+
+    loop = _load(path)
+    serve_loop(loop, open_loop_store(loop, store), track, host=host, port=port)
+
+
+@_command("materialize")
+def materialize(
+    path: LoopFile,
+    as_of: AsOf = None,
+    store: StoreUri = None,
+    track: Track = "production",
+    as_json: AsJson = False,
+) -> None:
+    """Feed the online views of the champion and its predecessor with what is known as of now.
+
+    Example: treadle materialize loops/flights.yaml
+    """
+    from treadle.projections import materialize as feed
+
+    written = feed(_session(path, store, track, as_of))
+    if as_json:
+        _print_json(written)
+    else:
+        print(
+            "\n".join(f"{view}: {rows} rows" for view, rows in written.items()) or "no online views to feed"
+        )
+
+
+@_command("explain-cache")
+def explain_cache(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> None:
+    """Say why each stage ran again: which part of its key changed since the record before.
+
+    Example: treadle explain-cache loops/flights.yaml
+    """
+    from treadle.explain import explain_cache as explain
+
+    explained = explain(_session(path, store, "production"))
+    if as_json:
+        _print_json(explained)
+    else:
+        from treadle.tables import print_explained
+
+        print_explained(explained)
+
+
+def _progress() -> Any:
+    """A sink for lines of progress on standard error: the running stage with its time where a person looks."""
+    from treadle.tables import progress
+
+    return progress()
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app()
+    except SystemExit:
+        raise
+    except Exception as error:  # a bug: the traceback helps whoever reports it
+        import traceback
+
+        traceback.print_exc()
+        print(f"treadle: failed unexpectedly: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(3)

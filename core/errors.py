@@ -1,0 +1,147 @@
+"""The family of errors.
+
+TreadleError            every error that treadle raises on purpose; `exit_code` 3, a failure
+├── UserError           2: what was asked for can't be done as asked
+│   ├── SpecError       a loop file is wrong; carries every fault with file, line and field
+│   ├── HookError       a user's hook or SQL failed; carries its own traceback
+│   ├── AsOfError       an `as_of` outside of what exists
+│   └── MissingPackage  an optional package is not installed
+├── Refusal             1: a check or the gate says no; production keeps what it had
+│   ├── DataRefused     quality or leakage checks failed; carries the findings
+│   ├── HoldoutTooSmall too few blocks or positives to judge
+│   ├── StaleChampion   the champion changed since the verdict
+│   └── NeedsPerson     someone must decide first
+├── StoreError          3: the store is altered, full, read-only
+│   ├── BlobLost        a blob is missing or altered
+│   └── LogBroken       the release log's chain of hashes does not hold
+└── Transient           3: a retry can help (`retryable` is true)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TreadleError(Exception):
+    """A failure that treadle explains. `retryable` says whether trying again can help."""
+
+    exit_code: int = 3
+    retryable: bool = False
+
+
+class UserError(TreadleError):
+    """What was asked for can't be done as asked; a retry can't help."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong in a loop file.
+
+    `line` counts from 1; 0 means that the place is not known (a loop written in Python).
+    """
+
+    file: str
+    line: int
+    field: str
+    problem: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        field = f" {self.field}:" if self.field else ""
+        fix = f" {self.fix}" if self.fix else ""
+        return f"{place}:{field} {self.problem}{fix}"
+
+
+class SpecError(UserError):
+    """A loop file can't be used; `faults` lists everything wrong with it, not only the first."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(tuple(faults))
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults)
+
+
+class HookError(UserError):
+    """A hook or a SQL file of the loop failed. The text ends in the hook's own traceback or the engine's words."""
+
+    def __init__(self, what: str, where: str, details: str) -> None:
+        super().__init__(what, where, details)
+        self.what, self.where, self.details = what, where, details
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} failed:\n{self.details}"
+
+
+class AsOfError(UserError):
+    """An `as_of` after now, before the data, or outside of the loop's `history`."""
+
+
+class MissingPackage(UserError):
+    """An optional package is needed and absent."""
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(package, purpose, extra)
+        self.package, self.purpose, self.extra = package, purpose, extra
+
+    def __str__(self) -> str:
+        return f'{self.package} is needed to {self.purpose}: pip install "treadle[{self.extra}]"'
+
+
+class Refusal(TreadleError):
+    """A check, the gate or a rule of the log says no. Production keeps what it had; a retry can't help."""
+
+    exit_code = 1
+
+
+class DataRefused(Refusal):
+    """The data failed checks that block. `findings` holds one line of evidence each."""
+
+    def __init__(self, summary: str, findings: Sequence[str]) -> None:
+        super().__init__(summary, tuple(findings))
+        self.summary, self.findings = summary, tuple(findings)
+
+    def __str__(self) -> str:
+        return "\n  - ".join([self.summary, *self.findings])
+
+
+class HoldoutTooSmall(Refusal):
+    """The holdout can't carry a judgement. A longer holdout can help; a retry can't."""
+
+
+class StaleChampion(Refusal):
+    """The champion changed since this verdict or act was made. Run again to judge against the new one."""
+
+
+class NeedsPerson(Refusal):
+    """Someone must decide first: `treadle approve` or `treadle reject`."""
+
+
+class StoreError(TreadleError):
+    """The store can't be trusted or written."""
+
+
+class BlobLost(StoreError):
+    """A blob is missing from the store, or its content is not what its name says."""
+
+    def __init__(self, sha256: str, problem: str) -> None:
+        super().__init__(sha256, problem)
+        self.sha256, self.problem = sha256, problem
+
+    def __str__(self) -> str:
+        return f"blob {self.sha256} is {self.problem}; the stage that made it will make it again when run"
+
+
+class LogBroken(StoreError):
+    """The release log was altered: an entry's hash or its link to the one before does not hold."""
+
+
+class Transient(TreadleError):
+    """Something outside failed in a way that may pass: the network, a busy tracker, another process."""
+
+    retryable = True

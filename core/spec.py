@@ -1,0 +1,233 @@
+"""The sections of a loop: what a loop file may say, with its defaults.
+
+Every section is frozen and refuses unknown keys. Durations are written `14d`, `12h`, `30m`.
+A new field needs a default: ids hash a section without its defaults, so old ids stay as they are.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from treadle.clock import format_duration, format_instant, parse_duration, parse_instant
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    PlainSerializer(format_duration, return_type=str),
+]
+Instant = Annotated[
+    datetime, BeforeValidator(parse_instant), PlainSerializer(format_instant, return_type=str)
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
+Task = Literal["binary", "multiclass", "regression"]
+
+
+class Section(BaseModel):
+    """A part of a loop file: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+
+
+class History(Section):
+    """The stretch of time that the data cover; `as_of` stays within it and defaults to its end."""
+
+    from_: Instant | None = Field(default=None, alias="from")
+    to: Instant | None = None
+
+
+class Source(Section):
+    """A file that the tables read: `uri` is a path (from the loop's folder), an fsspec URI or `package://DIST/PATH`."""
+
+    uri: str
+    format: Literal["csv", "parquet"] | None = None
+    nulls: tuple[str, ...] = ("",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"uri": value} if isinstance(value, str) else value
+
+
+class Table(Section):
+    """A table that `prepare` makes, by a SQL file or a Python function `module:function`, from the sources.
+
+    The table with a `label` holds the entities to learn from; the others are the sources of feature views.
+    `known_at` names the column that says when a row's values became known; `known_at_of` does so for single columns.
+    """
+
+    sql: str | None = None
+    python: str | None = None
+    entity: str
+    event_time: str | None = None
+    known_at: str | None = None
+    known_at_of: dict[str, str] = {}
+    label: str | None = None
+    label_known_at: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Table:
+        if (self.sql is None) == (self.python is None):
+            raise ValueError("a table is made by either sql or python: give one of them")
+        if self.label and not (self.event_time and self.label_known_at):
+            raise ValueError("a table with a label needs event_time and label_known_at as well")
+        if not self.label and not (self.event_time or self.known_at):
+            raise ValueError(
+                "a table without a label needs known_at: the column that says when a row became known"
+            )
+        return self
+
+
+class Leakage(Section):
+    """What the leakage checks let pass, each with a reason, and where they draw the line (AUC, 0.5 to 1)."""
+
+    allow: dict[str, str] = {}
+    block_auc: Share = 0.85
+    warn_auc: Share = 0.75
+
+
+class Data(Section):
+    """Where the data come from, which tables they make, and which rows count."""
+
+    sources: dict[Name, Source] = Field(min_length=1)
+    tables: dict[Name, Table] = Field(min_length=1)
+    window: Duration | Literal["all"] = "all"
+    holdout: Duration = timedelta(days=14)
+    label_delay: Duration = timedelta(0)
+    partition: Literal["day", "week", "month"] = "month"
+    checks: tuple[dict[str, Any], ...] = ()
+    leakage: Leakage = Leakage()
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _one_label(self) -> Data:
+        labelled = [name for name, table in self.tables.items() if table.label]
+        if len(labelled) != 1:
+            raise ValueError(f"exactly one table has a label; here: {', '.join(labelled) or 'none'}")
+        return self
+
+    @property
+    def labelled(self) -> str:
+        """The name of the table that holds the label."""
+        return next(name for name, table in self.tables.items() if table.label)
+
+
+class Features(Section):
+    """The Feast file, the views of it that the model uses, and the labelled table's own columns that it uses.
+
+    `columns` left out means all columns but entity, times and label.
+    `online` is Feast's own online store section; left out means SQLite beside the store.
+    """
+
+    file: str | None = None
+    use: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    online: dict[str, Any] | None = None
+
+
+class EarlyStopping(Section):
+    """Stop when the loss on the newest `newest` of the training rows (kept out of fitting) has not fallen for `rounds`."""
+
+    rounds: Count = 20
+    newest: Duration = timedelta(days=7)
+
+
+class Train(Section):
+    """Which flavour learns, and how."""
+
+    flavour: str = "xgboost"
+    task: Task = "binary"
+    params: dict[str, Any] = {}
+    rounds: Count = 100
+    early_stopping: EarlyStopping | None = None
+    checkpoint_every: Count = 25
+    seed: int = 0
+    threads: Count = 2
+    hook: str | None = None
+    trust: Literal["none", "pickle"] = "none"
+
+
+class Gate(Section):
+    """When a challenger may replace the champion. `margin` is in units of the loss; `alpha` is one-sided.
+
+    `guard` gives, by metric, the least allowed change; `floor` the least allowed value. A lower loss is better, and a
+    higher metric is. `fairness` and `slices` name columns; a slice is judged with `slice_min_rows` rows or more.
+    """
+
+    loss: str | None = None
+    mode: Literal["non_inferiority", "superiority"] = "non_inferiority"
+    margin: float = Field(default=0.005, ge=0)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    test: Literal["t", "sign_flip"] = "t"
+    block: Duration = timedelta(days=1)
+    min_blocks: int = Field(default=14, ge=2)
+    min_positives: int = Field(default=300, ge=1)
+    guard: dict[str, float] = {}
+    floor: dict[str, float] = {}
+    slices: tuple[str, ...] = ()
+    fairness: tuple[str, ...] = ()
+    slice_min_rows: Count = 300
+    slice_min_blocks: int = Field(default=10, ge=2)
+    slice_limit: float = Field(default=0.02, ge=0)
+    suspicious: float = Field(default=0.05, gt=0)
+    latency_ms: float | None = Field(default=None, gt=0)
+    size_mb: float | None = Field(default=None, gt=0)
+
+
+class Deploy(Section):
+    """How the champion serves. `capture` writes the endpoint's predictions to the store, for monitoring."""
+
+    mode: Literal["realtime", "batch"] = "realtime"
+    capture: bool = True
+
+
+class Drift(Section):
+    """When inputs count as drifted: a `share` of columns beyond thresholds that hold on `1 - alpha` of resampled references."""
+
+    share: Share = 0.3
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    attribution: float = Field(default=0.05, gt=0)
+    sample: Count = 2000
+    min_rows: Count = 200
+
+
+class Quality(Section):
+    """When quality counts as decayed: the loss in the window above the champion's by block-wise test, with enough labels."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    margin: float = Field(default=0.01, ge=0)
+    min_coverage: Share = 0.5
+
+
+class Monitor(Section):
+    """What is watched, and how often."""
+
+    every: Duration = timedelta(days=7)
+    drift: Drift = Drift()
+    quality: Quality = Quality()
+
+
+class Retrain(Section):
+    """When to train again: on a schedule (`daily`, `weekly`, `monthly` or cron), and on triggers."""
+
+    schedule: str | None = None
+    on: tuple[Literal["drift", "decay", "new_labels"], ...] = ()
+    strikes: Count = 2
+    cooldown: Duration = timedelta(days=14)
+    new_labels: Count = 10_000
+
+
+class Retry(Section):
+    """How often a stage is tried when it fails for a reason that may pass, and the first pause between tries."""
+
+    attempts: Count = 3
+    wait: Duration = timedelta(seconds=1)
+
+
+class Tracking(Section):
+    """The MLflow server; left out means `MLFLOW_TRACKING_URI`, else SQLite beside the store."""
+
+    uri: str | None = None
