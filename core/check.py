@@ -1,4 +1,4 @@
-"""`treadle check`: a rule engine that finds every fault and every usual mistake of a loop at once, by file and line.
+"""`treadle check`: every fault and every usual mistake of a loop at once, by file and line.
 
     check(loop) ── spec faults (TR001), then every rule on all that could be read ──► findings ──► ignores
 
@@ -63,6 +63,7 @@ def check(
     *,
     others: Sequence[Loop | str | os.PathLike[str]] | None = None,
     log: Sequence[Entry] | None = None,
+    only: Sequence[str] | None = None,
 ) -> list[Finding]:
     """Everything wrong or doubtful about a loop, by file and line; ignored findings carry the loop's reason.
 
@@ -70,29 +71,28 @@ def check(
         loop: A loop, or the path of its file.
         others: Loops that share features with this one; left out, the other loop files of the same folder.
         log: `ReleaseLog.entries()` of the track, for the rules that look at what was released.
+        only: The codes of the rules to run; left out, all. Faults of the spec itself are always found.
     """
-    known = rules()
+    known = [each for each in rules() if only is None or each.code in only]
     context, unread = _context(loop, others, log)
     findings = [context.finding(hit, registry[UNCHECKED]) for hit in unread]
-    findings += [
-        Finding(SPEC_FAULT, "error", f.field, f.file, f.line, f.problem, f.fix or registry[SPEC_FAULT].fix)
-        for f in context.faults
-    ]
+    for fault in context.faults:
+        hit = Hit(fault.field, fault.problem, fault.fix, fault.file, fault.line)
+        findings.append(context.finding(hit, registry[SPEC_FAULT]))
     waiting = []
     for each in known:
         if each.on == "loop" and (not context.has_loop or any(context.broken(s) for s in each.sections)):
             waiting.append(each.code)
             continue
         found = [context.finding(hit, each) for hit in _run(each, context)]
-        findings += [f for f in found if not (context.faults and f.field and _echo(context, f))]
+        findings += [f for f in found if not (f.field and _echo(context, f))]
     if waiting:
         why = f"{len(waiting)} rules wait until the faults of the spec are corrected: {', '.join(waiting)}."
-        findings.append(
-            context.finding(context.unchecked("", why, "Correct the faults and check again."), known[0])
-        )
-    return sorted(
-        _with_ignores(findings, context), key=lambda f: (f.file, f.line, f.code, f.field, f.evidence)
-    )
+        hit = context.unchecked("", why, "Correct the faults and check again.")
+        findings.append(context.finding(hit, registry[UNCHECKED]))
+    ran = {each.code for each in known} - set(waiting)
+    done = _with_ignores(findings, context, ran)
+    return sorted(done, key=lambda f: (f.file, f.line, f.code, f.field, f.evidence))
 
 
 def _echo(context: CheckContext, finding: Finding) -> bool:
@@ -101,7 +101,7 @@ def _echo(context: CheckContext, finding: Finding) -> bool:
 
 
 def _run(each: Rule, context: CheckContext) -> Iterator[Hit]:
-    """A rule's hits. What it raises is a finding too: one broken rule, or one broken hook, hides no other finding."""
+    """A rule's hits. What it raises is a finding too: one broken rule or hook hides no other finding."""
     try:
         yield from each.run(context)
     except SpecError as error:
@@ -143,7 +143,7 @@ def _context(
 
 
 def _salvage(file: LoopFile, faults: Sequence[Fault]) -> Loop | None:
-    """The loop of the parts that are right: the faulty fields are left out, until the rest is one or nothing is left."""
+    """The loop of the parts that are right: faulty fields are left out until the rest is one, if ever."""
     from copy import deepcopy
 
     content = deepcopy(file.content)
@@ -158,7 +158,7 @@ def _salvage(file: LoopFile, faults: Sequence[Fault]) -> Loop | None:
 
 
 def _drop(content: Any, dotted: str) -> bool:
-    """Takes a field out, or, where it is missing, the section that lacks it; False where nothing is left to take."""
+    """Takes a field out, or, where it is missing, the section that lacks it; False where nothing is left."""
     head, _, rest = dotted.partition(".")
     if isinstance(content, list):
         if head.isdigit() and int(head) < len(content) and isinstance(content[int(head)], dict) and rest:
@@ -197,12 +197,12 @@ def _neighbours(others: Sequence[Any] | None, file: LoopFile | None) -> tuple[li
     return loops, unread
 
 
-def _with_ignores(findings: Sequence[Finding], context: CheckContext) -> Iterator[Finding]:
+def _with_ignores(findings: Sequence[Finding], context: CheckContext, ran: set[str]) -> Iterator[Finding]:
     ignore = dict(context.loop.ignore) if context.has_loop else {}
+    idle = ran - {f.code for f in findings}
     for code in sorted(ignore):
-        problem, by, fix = _wrong_ignore(code, ignore[code], {f.code for f in findings})
+        problem, by, fix = _wrong_ignore(code, ignore[code], idle)
         if problem:
-            # The key's own line: codes hold no dots.
             yield context.finding(Hit(f"ignore.{code}", problem, fix, code=by), registry[by])
     for found in findings:
         reason = ignore.get(found.code, "").strip()
@@ -210,7 +210,7 @@ def _with_ignores(findings: Sequence[Finding], context: CheckContext) -> Iterato
         yield replace(found, ignored_because=reason) if ignored else found
 
 
-def _wrong_ignore(code: str, reason: str, found: set[str]) -> tuple[str, str, str]:
+def _wrong_ignore(code: str, reason: str, idle: set[str]) -> tuple[str, str, str]:
     from difflib import get_close_matches
 
     if code not in registry:
@@ -225,7 +225,7 @@ def _wrong_ignore(code: str, reason: str, found: set[str]) -> tuple[str, str, st
         )
     if not reason.strip():
         return f"{code} is ignored without a reason.", BAD_IGNORE, f"Write why: `{code}: the reason`."
-    if code not in found:
+    if code in idle:
         return f"{code} is ignored, but it finds nothing here.", IDLE_IGNORE, "Take this line out."
     return "", "", ""
 
@@ -236,7 +236,7 @@ def has_errors(findings: Iterable[Finding]) -> bool:
 
 
 def render(findings: Sequence[Finding]) -> str:
-    """Plain text: one paragraph a file, `file:line CODE severity field: evidence` each with its fix, then the sum."""
+    """Plain text: a paragraph a file, `file:line CODE severity field: evidence` and its fix, then the sum."""
     here = Path.cwd()
     lines: list[str] = []
     last = None
@@ -255,10 +255,8 @@ def render(findings: Sequence[Finding]) -> str:
         because = found.ignored_because
         lines.append(f"    ignored because: {because}" if because is not None else f"    fix: {found.fix}")
     standing = [f.severity for f in findings if f.ignored_because is None]
-    sums = [
-        f"{standing.count(s)} {word}"
-        for s, word in (("error", "errors"), ("warning", "warnings"), ("info", "info"))
-    ]
+    words: tuple[tuple[Severity, str], ...] = (("error", "errors"), ("warning", "warnings"), ("info", "info"))
+    sums = [f"{standing.count(severity)} {word}" for severity, word in words]
     return "\n".join(
         [*lines, *([""] if lines else []), f"{', '.join(sums)}, {len(findings) - len(standing)} ignored"]
     )

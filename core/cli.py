@@ -365,11 +365,20 @@ def serve(
     Example: treadle serve loops/flights.yaml --port 8080
     Then:    curl -s localhost:8080/ping
     """
+    from treadle.scoring import online_for
     from treadle.serving.server import serve as serve_loop
     from treadle.session import open_loop_store
 
     loop = _load(path)
-    serve_loop(loop, open_loop_store(loop, store), track, host=host, port=port)
+    opened = open_loop_store(loop, store)
+    serve_loop(
+        loop,
+        opened,
+        track,
+        host=host,
+        port=port,
+        online_for=lambda candidate: online_for(loop, opened, track, candidate),
+    )
 
 
 @_command("materialize")

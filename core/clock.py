@@ -17,7 +17,10 @@ def parse_duration(text: str) -> timedelta:
     match = re.fullmatch(r"\s*(\d+)\s*([wdhms])\s*", text)
     if not match:
         raise ValueError(f"{text!r} is not a duration: write a whole number and w, d, h, m or s, such as 14d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than any time can be: write something such as 14d") from None
 
 
 def format_duration(length: timedelta) -> str:
@@ -42,6 +45,8 @@ def parse_instant(value: str | date | datetime) -> datetime:
             raise ValueError(
                 f"{value!r} is not a date or time: write it as 2013-04-01 or 2013-04-01T06:00Z"
             ) from None
+    if not isinstance(value, date):
+        raise ValueError(f"{value!r} is not a date or time: write it as 2013-04-01 or 2013-04-01T06:00Z")
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

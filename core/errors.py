@@ -13,6 +13,7 @@ TreadleError            every error that treadle raises on purpose; `exit_code` 
 │   └── NeedsPerson     someone must decide first
 ├── StoreError          3: the store is altered, full, read-only
 │   ├── BlobLost        a blob is missing or altered
+│   ├── BlobDeleted     a blob was deleted for good
 │   └── LogBroken       the release log's chain of hashes does not hold
 └── Transient           3: a retry can help (`retryable` is true)
 """
@@ -135,6 +136,20 @@ class BlobLost(StoreError):
 
     def __str__(self) -> str:
         return f"blob {self.sha256} is {self.problem}; the stage that made it will make it again when run"
+
+
+class BlobDeleted(StoreError):
+    """A blob was deleted for good: a tombstone names it. It is never made again; what needs it can't run."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(sha256)
+        self.sha256 = sha256
+
+    def __str__(self) -> str:
+        return (
+            f"blob {self.sha256} was deleted for good: tombstones/{self.sha256}.json says why."
+            " What needs it can't run; take data without it."
+        )
 
 
 class LogBroken(StoreError):

@@ -24,7 +24,7 @@ __all__ = ["snapshot_source"]
 
 @dataclass(frozen=True, slots=True)
 class BoundTable:
-    """A table that Feast files can name now: its Parquet file, and the column that says when a row became known."""
+    """A table that a Feast file can name: its file, and the column that says when a row became known."""
 
     path: Path
     known_at: str
@@ -57,8 +57,8 @@ def snapshot_source(table: str) -> FileSource:
     tables = _bound.get()
     if tables is None:
         raise UserError(
-            f"snapshot_source({table!r}) has no snapshot to read from: treadle loads a Feast file within a run. "
-            "Name the file under `features.file` of the loop and use `treadle run`."
+            f"snapshot_source({table!r}) has no snapshot to read: treadle loads a Feast file within a run."
+            " Name the file under `features.file` of the loop and use `treadle run`."
         )
     if table not in tables:
         raise UserError(

@@ -78,7 +78,9 @@ class Loop(spec.Section):
 
     @classmethod
     def restore(cls, sections: Mapping[str, Any], folder: Path, *, sources_of: Loop) -> Self:
-        """The loop that an earlier candidate was trained by, its files in `folder`, reading today's sources.
+        """The loop that an earlier candidate was trained by, its files in `folder`, with today's addresses.
+
+        A candidate carries no source's URI, no online store and no thread count: these are today's.
 
         Raises:
             SpecError: The candidate was written by a version of treadle whose spec this one can't read.
@@ -92,7 +94,9 @@ class Loop(spec.Section):
             else {**dict(kept), "uri": f"gone:{name}"}
             for name, kept in data["sources"].items()
         }
-        content["data"] = data
+        content["data"] = {**data, "threads": sources_of.data.threads}
+        if sources_of.features.online is not None:
+            content["features"] = {**content.get("features", {}), "online": sources_of.features.online}
         loop = cls.model_validate(content)
         loop._folder, loop._source_folder = folder, sources_of.source_folder
         return loop

@@ -42,7 +42,8 @@ def read_loop_file(path: Path) -> LoopFile:
         raise SpecError([Fault(str(path), 0, "", f"the loop file {what}.", "Give the path of a YAML file.")])
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        loader = loader_class(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        loader = loader_class(text)
         try:
             node = loader.get_single_node()
             content = loader.construct_document(node) if node else None
@@ -57,15 +58,16 @@ def read_loop_file(path: Path) -> LoopFile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "can't be read"
-        raise SpecError(
-            [Fault(str(path), mark.line + 1 if mark else 0, "", f"not YAML: {problem}.", _YAML_FIX)]
-        ) from None
-    except (ValueError, TypeError) as error:  # 2013-02-31, !!int of a word
+        line = min(mark.line, len(text.splitlines()) - 1) + 1 if mark else 0
+        raise SpecError([Fault(str(path), line, "", f"not YAML: {problem}.", _YAML_FIX)]) from None
+    except (ValueError, TypeError, LookupError) as error:  # 2013-02-31, !!int of a word or of nothing
         raise SpecError(
             [Fault(str(path), 0, "", f"a value can't be read: {error}.", "Put it in quotes.")]
         ) from None
     except RecursionError:
-        raise SpecError([Fault(str(path), 0, "", "nested too deep, or within itself by an alias.")]) from None
+        raise SpecError(
+            [Fault(str(path), 0, "", "nested too deep, or within itself by an alias.", _YAML_FIX)]
+        ) from None
     except OSError as error:
         raise SpecError(
             [Fault(str(path), 0, "", f"can't be read: {error.strerror}.", "Check its rights.")]

@@ -152,6 +152,7 @@ class FeatureSet(Record):
 class Candidate(Record):
     """A trained model, with all that is needed to judge, serve and watch it, made by train.
 
+    `features` is the digest of the features that it learned from, `features_id` their record's id.
     `trained_through` is exclusive: no row at or after it took part in fitting, early stopping or tuning. Blobs:
     `model/...` the flavour's files, `loop/spec.json` and `loop/files/...` the recipe, `reference.npz` the profile of
     the training data that monitoring compares with.
@@ -169,6 +170,7 @@ class Candidate(Record):
     classes: tuple[str, ...] = ()
     label_definition: str
     features: str
+    features_id: str = ""
 
     @classmethod
     def headline(cls) -> tuple[str, ...]:

@@ -8,137 +8,41 @@ features of the champion ─► monitor ─► retrain                      watc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
-from treadle.clock import format_instant
-from treadle.commit import commit_record, find_record, get_record, lost_blobs, make_record
+from treadle.commit import find_record, get_record
 from treadle.errors import TreadleError, UserError
 from treadle.identity import digest_of
-from treadle.leases import lease
 from treadle.loop import Loop
+from treadle.making import make
 from treadle.records import (
     Candidate,
     Deployment,
+    DriftReport,
     FeatureSet,
-    Json,
     Record,
     Release,
+    RetrainDecision,
     Snapshot,
     Verdict,
-    record_id,
 )
-from treadle.registry.log import PRODUCTION, anchor_in, looks_in, verdict_entry
+from treadle.registry.log import (
+    PRODUCTION,
+    Entry,
+    anchor_in,
+    is_verdict,
+    looks_in,
+    verdict_entry,
+)
 from treadle.session import Run, Session, open_session
-from treadle.stages import STAGES, Context, Outcome
-from treadle.store import Store, put_blob, scratch_folder
+from treadle.stages import STAGES, Context
+from treadle.store import Store, read_memo, write_memo
 
-R = TypeVar("R", bound=Record)
-
-
-def make(
-    session: Session,
-    kind: type[R],
-    stage: str,
-    key: Json,
-    work: Callable[[Context], Outcome],
-    *,
-    loop: Loop | None = None,
-    as_of: datetime | None = None,
-    trusted: Callable[[], bool] = lambda: True,
-) -> R:
-    """The record that a key makes: the one in the store if it is intact, else made now under a lease.
-
-    Args:
-        session: Where to look and to commit.
-        kind: The class of the record.
-        stage: The stage's name.
-        key: What makes the record.
-        work: The stage.
-        loop: Another loop than the session's: that of an earlier candidate.
-        as_of: Another clock than the session's: that of an earlier window.
-        trusted: Whether a record that is there may be reused, beyond being intact.
-
-    Raises:
-        Whatever the stage raises; a transient failure only after the loop's `retry.attempts`.
-    """
-    own = loop is None and as_of is None
-    loop, as_of = loop or session.loop, as_of or session.as_of
-    id_ = record_id(kind.kind, loop.name, key)
-
-    def intact() -> R | None:
-        found = find_record(session.store, kind, loop.name, id_)
-        if found is None or lost_blobs(session.store, found) or not trusted():
-            return None
-        return found
-
-    found = intact()
-    if own:
-        session.reused[stage] = found is not None
-    if found is not None:
-        session.say(f"{stage}: nothing changed, {found}")
-        return found
-    if own and STAGES.index(stage) < STAGES.index(session.first_stage):
-        raise UserError(
-            f"--from {session.first_stage} needs what {stage} makes, and the store has none for these data,"
-            f" this loop and this as_of. Run with --from {stage}."
-        )
-    with lease(session.store, f"{kind.kind}-{id_}", done=lambda: intact() is not None) as held:
-        found = intact()
-        if found is not None:
-            session.say(f"{stage}: made by another process, {found}")
-            return found
-        del held
-        session.say(f"{stage} ...")
-        started = time.monotonic()
-        with scratch_folder() as scratch:
-            context = Context(loop, as_of, session.store, session.log, scratch, session.say)
-            outcome = _with_retries(session, stage, lambda: work(context))
-            record = _commit(session, kind, loop, as_of, key, outcome, time.monotonic() - started)
-        session.say(f"{stage}: {record!r} in {time.monotonic() - started:.1f} s")
-        return record
-
-
-def _commit(
-    session: Session, kind: type[R], loop: Loop, as_of: datetime, key: Json, outcome: Outcome, seconds: float
-) -> R:
-
-    blobs = dict(outcome.kept)
-    for name, content in sorted(outcome.files.items()):
-        blobs[name] = put_blob(session.store, content)
-    results = dict(outcome.results)
-    digest = outcome.digest or digest_of({"results": results, "blobs": blobs})
-    made = {"made_at": format_instant(datetime.now(UTC)), "seconds": round(seconds, 3), "by": session.who}
-    record = make_record(
-        kind,
-        loop=loop.name,
-        as_of=as_of,
-        key=key,
-        digest=digest,
-        results=results,
-        blobs=dict(sorted(blobs.items())),
-        notes={**made, **outcome.notes},
-    )
-    return commit_record(session.store, record)
-
-
-def _with_retries(session: Session, what: str, work: Callable[[], Any]) -> Any:
-    """Tries transient failures again, with pauses that double; everything else is raised at once."""
-    retry = session.loop.retry
-    for attempt in range(1, retry.attempts + 1):
-        try:
-            return work()
-        except (TreadleError, ConnectionError, TimeoutError) as error:
-            retryable = getattr(error, "retryable", True)
-            if not retryable or attempt == retry.attempts:
-                raise
-            pause = retry.wait.total_seconds() * 2 ** (attempt - 1)
-            session.say(f"{what}: {error} Trying again in {pause:g} s ({attempt} of {retry.attempts}).")
-            time.sleep(pause)
-    raise AssertionError("attempts is at least 1")
+if TYPE_CHECKING:
+    from treadle.stages.evaluate import Contestant
 
 
 def run(
@@ -297,7 +201,7 @@ def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> 
     return make(session, Verdict, "evaluate", key, lambda context: evaluate.evaluate(context, contest))
 
 
-def _went_stale(session: Session, told: Any) -> bool:
+def _went_stale(session: Session, told: Entry) -> bool:
     """Whether a proposal in the log can't be released any more because another champion serves."""
     entries = session.log.entries()
     answered = any(
@@ -308,7 +212,7 @@ def _went_stale(session: Session, told: Any) -> bool:
     return told.kind == "propose" and not answered and (head.candidate if head else None) != told.champion
 
 
-def contestant(session: Session, entry: Any, candidate: Candidate, features: FeatureSet) -> Any:
+def contestant(session: Session, entry: Entry, candidate: Candidate, features: FeatureSet) -> Contestant:
     """The model of a log's entry with the features that its own files make of today's data."""
     from treadle.stages import evaluate
 
@@ -343,7 +247,7 @@ def deploy_champion(session: Session) -> Deployment:
         else None
     )
     features = (
-        get_record(session.store, FeatureSet, session.loop.name, candidate.features) if candidate else None
+        get_record(session.store, FeatureSet, session.loop.name, candidate.features_id) if candidate else None
     )
     deployment = make(
         session,
@@ -354,3 +258,121 @@ def deploy_champion(session: Session) -> Deployment:
     )
     project(session, entry, candidate)
     return deployment
+
+
+def watch(
+    loop: Loop,
+    *,
+    as_of: datetime | str | None = None,
+    store: Store | str | Path | None = None,
+    track: str = PRODUCTION,
+    who: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Run:
+    """Looks at the newest window and applies the retrain policy; a retrain that is due enters the log.
+
+    Arguments and errors are those of `run`. A loop that has no `retrain` section is only monitored.
+    """
+    session = open_session(loop, as_of=as_of, store=store, track=track, who=who, say=say)
+    records: dict[str, Record] = {"monitor": drift_report(session, session.as_of)}
+    if loop.retrain is not None:
+        records["retrain"] = retrain_decision(session)
+    return Run(loop.name, track, session.as_of, records, dict(session.reused), tuple(session.warnings))
+
+
+def drift_report(session: Session, as_of: datetime) -> DriftReport:
+    """The report of the window that ends at `as_of`, beside the data of the model that was champion then.
+
+    Raises:
+        UserError: There was no champion then, or the loop has no `monitor` section.
+    """
+    from treadle.stages import monitor
+
+    entry = session.log.champion(as_of)
+    if entry is None:
+        raise UserError(
+            f"{session.loop.name} had no champion on track {session.track} as of {as_of.date()}:"
+            " run the loop first, then monitor it."
+        )
+    champion = get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
+    features = features_by_own_files(session, champion, as_of)
+    expected = _expected(session, champion, as_of)
+    return make(
+        session,
+        DriftReport,
+        "monitor",
+        monitor.key(_key_context(session, None, as_of), champion, features, expected),
+        lambda context: monitor.monitor(context, champion, features, expected),
+        as_of=as_of,
+    )
+
+
+def _expected(session: Session, champion: Candidate, as_of: datetime) -> Verdict | None:
+    """The newest verdict before `as_of` that measured the champion's loss."""
+    for entry in reversed(session.log.entries()):
+        known = entry.effective_at <= as_of and is_verdict(entry) and entry.evidence
+        if known and champion.digest in (entry.candidate, entry.champion):
+            return find_record(session.store, Verdict, session.loop.name, entry.evidence or "")
+    return None
+
+
+def retrain_decision(session: Session) -> RetrainDecision:
+    """Whether the policy asks for a new challenger; if so, it asks in the log, once a trigger.
+
+    Raises:
+        UserError: The loop has no `retrain` section.
+    """
+    from treadle.stages import retrain
+
+    context = _key_context(session)
+    reports = _reports(session, retrain.reports_wanted(context))
+    features = None
+    if session.loop.retrain is not None and "new_labels" in session.loop.retrain.on:
+        features = features_of(session, snapshot_of(session))
+    decision = make(
+        session,
+        RetrainDecision,
+        "retrain",
+        retrain.key(context, reports=reports, features=features),
+        lambda context: retrain.retrain(context, reports=reports, features=features),
+    )
+    if decision.due and decision.subject and decision.run_as_of:
+        session.log.append(
+            "retrain",
+            subject=decision.subject,
+            evidence=decision.id,
+            why=decision.why,
+            who=session.who,
+            as_of=decision.run_as_of,
+            details=decision.details,
+        )
+    return decision
+
+
+def _reports(session: Session, wanted: int) -> list[DriftReport]:
+    """The reports of the newest windows that do not overlap, newest first, each made or reused at its own time."""
+    found: list[DriftReport] = []
+    monitoring = session.loop.monitor
+    for number in range(wanted if monitoring is not None else 0):
+        assert monitoring is not None
+        as_of = session.as_of - number * monitoring.every
+        entry = session.log.champion(as_of)
+        if entry is None:
+            break
+        # Sources grow every day; the window of last week does not, so its report is found by what it was about.
+        memo = digest_of(
+            {
+                "loop": session.loop.name,
+                "track": session.track,
+                "as_of": as_of.isoformat(),
+                "champion": entry.candidate,
+                "spec": session.loop.part("monitor", "gate"),
+            }
+        )
+        told = read_memo(session.store, "report", memo)
+        report = find_record(session.store, DriftReport, session.loop.name, told["id"]) if told else None
+        if report is None:
+            report = drift_report(session, as_of)
+            write_memo(session.store, "report", memo, {"id": report.id})
+        found.append(report)
+    return found

@@ -12,9 +12,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from treadle.clock import format_duration, format_instant, parse_duration, parse_instant
 
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    # A bare number would silently count as seconds.
+    return parse_duration(value if isinstance(value, str) else repr(value))
+
+
 Duration = Annotated[
     timedelta,
-    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    BeforeValidator(_duration),
     PlainSerializer(format_duration, return_type=str),
 ]
 Instant = Annotated[

@@ -11,26 +11,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from treadle.errors import BlobLost, StoreError, Transient
+from treadle.errors import BlobDeleted, BlobLost, StoreError, Transient
 from treadle.identity import sha256_of, sha256_of_file
+from treadle.object_store import ObjectStore
 
 
 class Store(Protocol):
-    """What a store must do. Paths are relative, with `/`; a conformance suite is in `treadle.testing.store`."""
+    """What a store must do. Paths are relative, with `/`. `treadle.testing.store.StoreSuite` tests it."""
 
     uri: str
 
     def create(self, path: str, data: bytes) -> bool:
         """Whether this call made the file: False when it exists, whatever it holds. Never a partial file.
+
+        After a lost answer from a network, False may mean that this very call made it: look at what is there.
 
         Raises:
             StoreError: The store can't be written (read-only, full). Transient: the network failed.
@@ -39,6 +46,10 @@ class Store(Protocol):
 
     def create_from(self, path: str, source: Path) -> bool:
         """As `create`, from a local file, without reading it into memory."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Puts these bytes in a file's place, all at once. Only to put an altered blob right."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -58,162 +69,140 @@ class Store(Protocol):
         ...
 
     def local_path(self, path: str) -> Path:
-        """A local file with these bytes: the file itself, or a copy that stays for the process's life."""
+        """A local file with these bytes: the file itself, or a copy that stays for the process's life.
+
+        Raises FileNotFoundError when there is none.
+        """
         ...
 
 
 class LocalStore:
-    """A store in a local folder: a temporary file in the same folder, fsync, then `os.link` to the final name."""
+    """A store in a local folder: a temporary file beside the final name, fsync, then `os.link`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = root.expanduser().absolute()
         self.uri = str(self.root)
+        self._swept: set[Path] = set()
 
     def create(self, path: str, data: bytes) -> bool:
         """See Store."""
-
-        def write(descriptor: int) -> None:
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-
-        return self._commit(path, write)
+        return self._write(path, lambda file: file.write(data))
 
     def create_from(self, path: str, source: Path) -> bool:
         """See Store."""
+        with open(source, "rb") as reader:
+            return self._write(path, lambda file: shutil.copyfileobj(reader, file, 1 << 20))
 
-        def copy(descriptor: int) -> None:
-            with open(source, "rb") as reader, os.fdopen(descriptor, "wb", closefd=False) as file:
-                shutil.copyfileobj(reader, file, 1 << 20)
+    def replace(self, path: str, data: bytes) -> None:
+        """See Store."""
+        self._write(path, lambda file: file.write(data), over=True)
 
-        return self._commit(path, copy)
-
-    def _commit(self, path: str, write: Any) -> bool:
+    def _write(self, path: str, write: Callable[[BinaryIO], object], *, over: bool = False) -> bool:
         final = self.root / path
-        if final.exists():
+        if not over and self.exists(path):
             return False
+        temporary = final.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=final.parent)
-            try:
-                write(descriptor)
-                os.fsync(descriptor)
-                os.link(temporary, final)
-            except FileExistsError:
-                return False
-            finally:
-                os.close(descriptor)
-                os.unlink(temporary)
+            self._sweep(final.parent)
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                if over:
+                    os.replace(temporary, final)
+                elif not _link(temporary, final, file.fileno()):
+                    return False
+            if path.startswith("logs/"):
+                _sync_folder(final.parent)  # what the log said must outlast a power failure too
         except OSError as error:
             raise StoreError(
-                f"the store {self.uri} can't be written: {error.strerror or error}. "
+                f"the store {self.uri} can't be written: {_reason(error)}. "
                 "Nothing was recorded; free or unlock it, or choose another with --store."
             ) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
         return True
+
+    def _sweep(self, folder: Path) -> None:
+        """Removes, once for each folder, what writers left that were killed more than a day ago."""
+        if folder in self._swept:
+            return
+        self._swept.add(folder)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(_UNFINISHED):
+                    with suppress(OSError):
+                        if time.time() - entry.stat().st_mtime > 86_400:
+                            os.unlink(entry)
 
     def read(self, path: str) -> bytes:
         """See Store."""
-        return (self.root / path).read_bytes()
+        with self._reading(path):
+            return (self.root / path).read_bytes()
 
     def exists(self, path: str) -> bool:
         """See Store."""
-        return (self.root / path).exists()
+        with self._reading(path):
+            return (self.root / path).is_file()
 
     def list(self, folder: str) -> list[str]:
         """See Store."""
         try:
-            with os.scandir(self.root / folder) as entries:
-                return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+            with self._reading(folder), os.scandir(self.root / folder) as entries:
+                return sorted(e.name for e in entries if not e.name.startswith(_UNFINISHED) and e.is_file())
         except FileNotFoundError:
             return []
 
     def delete(self, path: str) -> None:
         """See Store."""
-        (self.root / path).unlink(missing_ok=True)
+        with suppress(FileNotFoundError), self._reading(path, "deleted"):
+            (self.root / path).unlink()
 
     def local_path(self, path: str) -> Path:
         """See Store."""
+        if not self.exists(path):
+            raise FileNotFoundError(f"{self.uri}/{path}")
         return self.root / path
 
-
-class ObjectStore:
-    """A store on an object storage that fsspec knows, such as `s3://bucket/prefix`: create-only by `If-None-Match`."""
-
-    def __init__(self, uri: str) -> None:
-        import fsspec
-
-        self.uri = uri.rstrip("/")
+    @contextmanager
+    def _reading(self, path: str, what: str = "read") -> Iterator[None]:
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.uri)
-        except ImportError as error:
-            raise StoreError(
-                f'the store {self.uri} needs another package: {error}; try pip install "treadle[s3]"'
-            ) from error
-        self._cache: Path | None = None
-
-    def create(self, path: str, data: bytes) -> bool:
-        """See Store."""
-        try:
-            self._files.pipe_file(f"{self._root}/{path}", data, mode="create")
-        except FileExistsError:
-            return False
-        except (PermissionError, FileNotFoundError) as error:
-            raise StoreError(f"the store {self.uri} can't be written: {error}") from error
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{self.uri}/{path}") from None
         except OSError as error:
-            raise self._explained(error) from error
-        return True
+            problem = f"{self.uri}/{path} can't be {what}: {_reason(error)}. Check the rights and the disk."
+            raise StoreError(problem) from error
 
-    def create_from(self, path: str, source: Path) -> bool:
-        """See Store."""
-        return self.create(path, source.read_bytes())
 
-    def read(self, path: str) -> bytes:
-        """See Store."""
+_UNFINISHED = ".new-"
+
+
+def _link(temporary: Path, final: Path, descriptor: int) -> bool:
+    """Whether `final` is now our file; False when another made it first."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        # NFS may make the link, lose the answer, and refuse its own repetition; two names say that it was us.
+        return os.fstat(descriptor).st_nlink == 2
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            return bytes(self._files.cat_file(f"{self._root}/{path}"))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._explained(error) from error
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-    def exists(self, path: str) -> bool:
-        """See Store."""
-        try:
-            self._files.info(f"{self._root}/{path}", refresh=True)
-        except FileNotFoundError:
-            return False
-        return True
 
-    def list(self, folder: str) -> list[str]:
-        """See Store."""
-        try:
-            found = self._files.ls(f"{self._root}/{folder}", detail=True, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(item["name"].rsplit("/", 1)[-1] for item in found if item["type"] == "file")
-
-    def delete(self, path: str) -> None:
-        """See Store."""
-        if self.exists(path):
-            self._files.rm_file(f"{self._root}/{path}")
-
-    def local_path(self, path: str) -> Path:
-        """See Store."""
-        import atexit
-
-        if self._cache is None:
-            self._cache = Path(tempfile.mkdtemp(prefix="treadle-"))
-            atexit.register(shutil.rmtree, self._cache, ignore_errors=True)
-        copy = self._cache / path
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=copy.parent)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self.read(path))
-            os.replace(temporary, copy)
-        return copy
-
-    def _explained(self, error: OSError) -> Transient:
-        return Transient(f"the store {self.uri} did not answer as it should: {error}. Try again.")
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EXDEV) and error.filename2:
+        return f"this file system has no hard links ({error.strerror})"
+    return error.strerror or str(error)
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -221,6 +210,7 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
 
     Raises:
         StoreError: The store lets a file be created twice, or can't be written.
+        Transient: It can't be reached.
     """
     text = os.fspath(uri)
     local = "://" not in text or text.startswith("file://")
@@ -230,30 +220,43 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     return store
 
 
-def probe(store: Store) -> None:
-    """Creates one file twice, then races for one from eight threads; a store that lets two win is refused.
+def probe(store: Store, *, racers: int = 8, races: int = 3) -> None:
+    """Creates one file twice, then races for others from threads; a store that lets two win is refused.
 
     Raises:
         StoreError: More than one creation of the same file succeeded, or the wrong bytes stayed.
     """
-    import uuid
-    from concurrent.futures import ThreadPoolExecutor
-
     name = f"probe/{uuid.uuid4().hex}"
+    made = [f"{name}-twice", *(f"{name}-race-{number}" for number in range(races))]
     try:
-        twice = [store.create(f"{name}-twice", data) for data in (b"first", b"second")]
-        intact = store.read(f"{name}-twice") == b"first"
-        with ThreadPoolExecutor(8) as pool:
-            wins = list(pool.map(lambda racer: store.create(f"{name}-race", str(racer).encode()), range(8)))
+        twice = [store.create(made[0], data) for data in (b"first", b"second")]
+        sound = twice == [True, False] and store.read(made[0]) == b"first"
+        sound = sound and all(_race(store, path, racers) for path in made[1:])
     finally:
-        for suffix in ("-twice", "-race"):
-            store.delete(name + suffix)
-    if twice != [True, False] or not intact or sum(wins) != 1:
+        with suppress(StoreError, Transient):
+            for path in made:
+                store.delete(path)
+    if not sound:
         raise StoreError(
-            f"the store {store.uri} lets a file be created twice, so records and the release log would not be safe"
-            " there. Use a local folder or an object storage with conditional writes (If-None-Match)."
+            f"the store {store.uri} lets a file be created twice, so records and the release log would not be"
+            " safe there. Use a local folder or an object storage with conditional writes (If-None-Match)."
         )
     store.create("probe/passed", b"create-only writes hold\n")
+
+
+def _race(store: Store, path: str, racers: int) -> bool:
+    """Whether of several threads that create one file at once exactly one wins, and its bytes stay."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    together = threading.Barrier(racers)
+
+    def create(racer: int) -> bool:
+        together.wait()
+        return store.create(path, str(racer).encode() * 4096)
+
+    with ThreadPoolExecutor(racers) as pool:
+        won = list(pool.map(create, range(racers)))
+    return sum(won) == 1 and store.read(path) == str(won.index(True)).encode() * 4096
 
 
 def blob_path(sha256: str) -> str:
@@ -262,20 +265,17 @@ def blob_path(sha256: str) -> str:
 
 
 def put_blob(store: Store, data: bytes | Path) -> str:
-    """The sha256 of bytes or a local file, now in the store."""
-    if isinstance(data, Path):
-        sha256 = sha256_of_file(data)
-        created = store.create_from(blob_path(sha256), data)
-    else:
-        sha256 = sha256_of(data)
-        created = store.create(blob_path(sha256), data)
+    """The sha256 of bytes or a local file, now in the store; an altered blob of that name is put right.
+
+    Raises:
+        BlobDeleted: A tombstone says that these bytes must not come back. StoreError, Transient: see Store.
+    """
+    sha256 = sha256_of_file(data) if isinstance(data, Path) else sha256_of(data)
+    path = blob_path(sha256)
+    _refuse_deleted(store, sha256)
+    created = store.create_from(path, data) if isinstance(data, Path) else store.create(path, data)
     if not created and not blob_is_intact(store, sha256):
-        # An altered or cut blob under the right name: this content is the right one.
-        store.delete(blob_path(sha256))
-        if isinstance(data, Path):
-            store.create_from(blob_path(sha256), data)
-        else:
-            store.create(blob_path(sha256), data)
+        store.replace(path, data.read_bytes() if isinstance(data, Path) else data)
     return sha256
 
 
@@ -283,25 +283,33 @@ def fetch_blob(store: Store, sha256: str) -> Path:
     """A local file with a blob's bytes, its hash checked.
 
     Raises:
-        BlobLost: It is missing, altered, or deleted for good by a tombstone.
+        BlobLost: It is missing or altered. BlobDeleted: A tombstone names it.
     """
-    if store.exists(f"tombstones/{sha256}.json"):
-        raise BlobLost(sha256, "deleted for good (a tombstone names it)")
+    _refuse_deleted(store, sha256)
     try:
         path = store.local_path(blob_path(sha256))
         found = sha256_of_file(path)
     except FileNotFoundError:
         raise BlobLost(sha256, "missing") from None
+    except OSError as error:
+        raise StoreError(
+            f"blob {sha256} can't be read: {_reason(error)}. Check the rights and the disk."
+        ) from error
     if found != sha256:
         raise BlobLost(sha256, "altered")
     return path
+
+
+def _refuse_deleted(store: Store, sha256: str) -> None:
+    if store.exists(f"tombstones/{sha256}.json"):
+        raise BlobDeleted(sha256)
 
 
 def blob_is_intact(store: Store, sha256: str) -> bool:
     """Whether a blob exists with the content that its name says."""
     try:
         fetch_blob(store, sha256)
-    except BlobLost:
+    except (BlobLost, BlobDeleted):
         return False
     return True
 
@@ -329,4 +337,3 @@ def scratch_folder() -> Iterator[Path]:
 
 if TYPE_CHECKING:
     _local: Store = LocalStore(Path())
-    _object: Store = ObjectStore("")

@@ -1,0 +1,1 @@
+"""Data: sources, tables, their digests and partitions, quality rules, leakage checks."""

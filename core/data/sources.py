@@ -1,0 +1,146 @@
+"""The files that a loop reads: their digests, and local copies that DuckDB can open."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from treadle.errors import Transient, TreadleError, UserError
+from treadle.identity import sha256_of_file
+from treadle.loop import Loop
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A source as a file on this machine, unpacked; `uri` is where it came from, for messages."""
+
+    name: str
+    uri: str
+    path: Path
+    format: Literal["csv", "parquet"]
+    nulls: tuple[str, ...]
+
+
+def source_digests(loop: Loop) -> dict[str, str]:
+    """sha256 of each source's bytes, by name; read in pieces, every time.
+
+    Raises:
+        UserError: A source is missing or can't be read. Transient: its storage did not answer.
+    """
+    return {name: _digest(loop, name) for name in sorted(loop.data.sources)}
+
+
+def _digest(loop: Loop, name: str) -> str:
+    with _opened(loop, name) as file:
+        hasher = hashlib.sha256()
+        while piece := file.read(_PIECE):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+@contextmanager
+def _opened(loop: Loop, name: str) -> Iterator[IO[bytes]]:
+    """A source's bytes, from a local path or through fsspec."""
+    uri = loop.source_uri(name)
+    what = f"the source {name!r} ({uri})"
+    try:
+        if "://" not in uri:
+            with open(uri, "rb") as file:
+                yield file
+            return
+        import fsspec
+
+        with fsspec.open(uri, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(
+            f"{what} does not exist. Correct `data.sources.{name}` in the loop, or put the file there."
+        ) from None
+    except IsADirectoryError:
+        raise UserError(
+            f"{what} is a folder. Name one CSV, zipped CSV or Parquet file in `data.sources.{name}`."
+        ) from None
+    except PermissionError as error:
+        raise UserError(f"{what} can't be read: {error}. Give this user the right to read it.") from None
+    except ImportError as error:
+        raise UserError(
+            f"{what} needs another package: {error}. For s3:// install it with: pip install 'treadle[s3]'"
+        ) from None
+    except ValueError as error:
+        # fsspec's word for a protocol that it doesn't know
+        raise UserError(f"{what} can't be opened: {error}. Correct `data.sources.{name}`.") from None
+    except TreadleError:
+        raise
+    except OSError as error:
+        raise Transient(f"{what} could not be read: {error}. Try again.") from error
+
+
+def fetch_source(loop: Loop, name: str, digest: str, folder: Path) -> LocalSource:
+    """A source as a local, unpacked file whose bytes have `digest`; a local file is used where it stands.
+
+    Raises:
+        UserError: It is no CSV, zipped CSV with one member, or Parquet. Transient: it changed since it was
+        hashed.
+    """
+    spec = loop.data.sources[name]
+    uri = loop.source_uri(name)
+    if "://" in uri:
+        path = folder / f"{name}-{Path(uri.partition('?')[0]).name}"
+        with _opened(loop, name) as file, open(path, "wb") as copy:
+            shutil.copyfileobj(file, copy, _PIECE)
+    else:
+        path = Path(uri)
+    if sha256_of_file(path) != digest:
+        raise Transient(
+            f"the source {name!r} ({uri}) changed while it was read. Try again when it is at rest."
+        )
+    head = _head(path)
+    if head.startswith(b"PK\x03\x04"):
+        path = _unzipped(name, uri, path, folder)
+        head = _head(path)
+    kind = spec.format or ("parquet" if head == b"PAR1" or path.suffix in {".parquet", ".pq"} else "csv")
+    return LocalSource(name, uri, path, kind, spec.nulls)
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(4)
+
+
+def separator_of(path: Path) -> str:
+    """What stands most often between the names of a CSV file's first line: comma, semicolon, tab or bar."""
+    with open(path, "rb") as file:
+        first = file.readline(_PIECE)
+    unquoted = b"".join(first.split(b'"')[::2])
+    return max(",;\t|", key=lambda mark: unquoted.count(mark.encode()))
+
+
+def _unzipped(name: str, uri: str, path: Path, folder: Path) -> Path:
+    import zipfile
+    import zlib
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            if len(members) != 1:
+                raise UserError(
+                    f"the source {name!r} ({uri}) is a zip of {len(members)} files; a source is a zip of"
+                    " one CSV."
+                    " Unpack it and name each file as a source of its own."
+                )
+            # The member's own name could lead out of the folder.
+            target = folder / f"{name}{Path(members[0].filename).suffix or '.csv'}"
+            with archive.open(members[0]) as packed, open(target, "wb") as copy:
+                shutil.copyfileobj(packed, copy, _PIECE)
+            return target
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"the source {name!r} ({uri}) is a broken zip file: {error}. Fetch it again from where it came."
+        ) from None

@@ -1,0 +1,123 @@
+"""Making one record: reuse, lease, retries, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from treadle.clock import format_instant
+from treadle.commit import commit_record, find_record, lost_blobs, make_record
+from treadle.errors import TreadleError, UserError
+from treadle.identity import digest_of
+from treadle.leases import lease
+from treadle.loop import Loop
+from treadle.records import Json, Record, record_id
+from treadle.session import Session
+from treadle.stages import STAGES, Context, Outcome
+from treadle.store import put_blob, scratch_folder
+
+R = TypeVar("R", bound=Record)
+
+
+def make(
+    session: Session,
+    kind: type[R],
+    stage: str,
+    key: Json,
+    work: Callable[[Context], Outcome],
+    *,
+    loop: Loop | None = None,
+    as_of: datetime | None = None,
+    trusted: Callable[[], bool] = lambda: True,
+) -> R:
+    """The record that a key makes: the one in the store if it is intact, else made now under a lease.
+
+    Args:
+        session: Where to look and to commit.
+        kind: The class of the record.
+        stage: The stage's name.
+        key: What makes the record.
+        work: The stage.
+        loop: Another loop than the session's: that of an earlier candidate.
+        as_of: Another clock than the session's: that of an earlier window.
+        trusted: Whether a record that is there may be reused, beyond being intact.
+
+    Raises:
+        Whatever the stage raises; a transient failure only after the loop's `retry.attempts`.
+    """
+    own = loop is None and as_of is None
+    loop, as_of = loop or session.loop, as_of or session.as_of
+    id_ = record_id(kind.kind, loop.name, key)
+
+    def intact() -> R | None:
+        found = find_record(session.store, kind, loop.name, id_)
+        if found is None or lost_blobs(session.store, found) or not trusted():
+            return None
+        return found
+
+    found = intact()
+    if own:
+        session.reused[stage] = found is not None
+    if found is not None:
+        session.say(f"{stage}: nothing changed, {found}")
+        return found
+    if own and STAGES.index(stage) < STAGES.index(session.first_stage):
+        raise UserError(
+            f"--from {session.first_stage} needs what {stage} makes, and the store has none for these data,"
+            f" this loop and this as_of. Run with --from {stage}."
+        )
+    with lease(session.store, f"{kind.kind}-{id_}", done=lambda: intact() is not None) as held:
+        found = intact()
+        if found is not None:
+            session.say(f"{stage}: made by another process, {found}")
+            return found
+        del held
+        session.say(f"{stage} ...")
+        started = time.monotonic()
+        with scratch_folder() as scratch:
+            context = Context(loop, as_of, session.store, session.log, scratch, session.say)
+            outcome = _with_retries(session, stage, lambda: work(context))
+            record = _commit(session, kind, loop, as_of, key, outcome, time.monotonic() - started)
+        session.say(f"{stage}: {record!r} in {time.monotonic() - started:.1f} s")
+        return record
+
+
+def _commit(
+    session: Session, kind: type[R], loop: Loop, as_of: datetime, key: Json, outcome: Outcome, seconds: float
+) -> R:
+
+    blobs = dict(outcome.kept)
+    for name, content in sorted(outcome.files.items()):
+        blobs[name] = put_blob(session.store, content)
+    results = dict(outcome.results)
+    digest = outcome.digest or digest_of({"results": results, "blobs": blobs})
+    made = {"made_at": format_instant(datetime.now(UTC)), "seconds": round(seconds, 3), "by": session.who}
+    record = make_record(
+        kind,
+        loop=loop.name,
+        as_of=as_of,
+        key=key,
+        digest=digest,
+        results=results,
+        blobs=dict(sorted(blobs.items())),
+        notes={**made, **outcome.notes},
+    )
+    return commit_record(session.store, record)
+
+
+def _with_retries(session: Session, what: str, work: Callable[[], Any]) -> Any:
+    """Tries transient failures again, with pauses that double; everything else is raised at once."""
+    retry = session.loop.retry
+    for attempt in range(1, retry.attempts + 1):
+        try:
+            return work()
+        except (TreadleError, ConnectionError, TimeoutError) as error:
+            retryable = getattr(error, "retryable", True)
+            if not retryable or attempt == retry.attempts:
+                raise
+            pause = retry.wait.total_seconds() * 2 ** (attempt - 1)
+            session.say(f"{what}: {error} Trying again in {pause:g} s ({attempt} of {retry.attempts}).")
+            time.sleep(pause)
+    raise AssertionError("attempts is at least 1")

@@ -1,0 +1,127 @@
+"""From labelled rows to what a flavour learns from: the matrix, the labels, the newest rows apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from treadle.clock import format_instant
+from treadle.errors import DataRefused, UserError
+from treadle.models.schema import InputSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from treadle.loop import Loop
+    from treadle.models.predictor import Floats, Ints
+    from treadle.records import Column
+
+MIN_ROWS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Labelled rows of the span, encoded; `newest` marks those that early stopping takes."""
+
+    schema: InputSchema
+    x: Floats
+    y: Floats
+    times_us: Ints
+    newest: NDArray[np.bool_]
+    classes: tuple[str, ...]
+
+
+def prepare_rows(loop: Loop, table: pa.Table, columns: Sequence[Column], trained_through: datetime) -> Rows:
+    """A table's rows as a flavour takes them, the schema learned on those that fitting will see.
+
+    Args:
+        loop: Says the task and the early stopping.
+        table: `event_time`, `label` without nulls, and the features; all before `trained_through`.
+        columns: The features in the model's order.
+        trained_through: Where the newest rows end.
+
+    Raises:
+        UserError: Too few rows to fit on, or none for early stopping.
+        DataRefused: The labels have one class only, or are not of the task; a feature is infinite.
+    """
+    import pyarrow as pa
+
+    y, classes = _labels(loop, table["label"])
+    times_us = table["event_time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    newest = _newest(loop, times_us, trained_through)
+    _require_enough(y[~newest], newest)
+    schema = InputSchema.learn(table.filter(pa.array(~newest)), columns)
+    x = schema.encode(table)
+    infinite = [name for position, name in enumerate(schema.names) if np.isinf(x[:, position]).any()]
+    if infinite:
+        raise DataRefused("features hold infinite numbers; make them null in the SQL or hook:", infinite)
+    return Rows(schema, x, y, times_us, newest, classes)
+
+
+def _labels(loop: Loop, column: pa.ChunkedArray[Any]) -> tuple[Floats, tuple[str, ...]]:
+    """(n,) labels as FitTask wants them, and the classes."""
+    name = f"the label {loop.data.tables[loop.data.labelled].label!r}"
+    task = loop.train.task
+    y, classes = _classified(column) if task == "multiclass" else (_numbers(column, name, task), ())
+    values = np.unique(y)
+    if task == "binary":
+        if not np.isin(values, (0.0, 1.0)).all():
+            found = [f"{value:g}" for value in values[:5]]
+            raise DataRefused(f"{name} must be 0 or 1 for the task binary; it holds:", found)
+        classes = ("0", "1")
+    if len(values) < 2:
+        only = classes[int(values[0])] if classes else f"{values[0]:g}"
+        raise DataRefused(f"{name} has one value only, so nothing can be learned:", [only])
+    return y, classes
+
+
+def _classified(column: pa.ChunkedArray[Any]) -> tuple[Floats, tuple[str, ...]]:
+    import pyarrow as pa
+
+    names = np.asarray(column.cast(pa.string()).to_pylist(), dtype=str)
+    classes, codes = np.unique(names, return_inverse=True)
+    return codes.astype(np.float64), tuple(str(each) for each in classes)
+
+
+def _numbers(column: pa.ChunkedArray[Any], name: str, task: str) -> Floats:
+    import pyarrow as pa
+
+    try:
+        y: Floats = column.cast(pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataRefused(f"{name} must be a number for the task {task}:", [str(error)]) from None
+    if not np.isfinite(y).all():
+        raise DataRefused(
+            f"{name} holds numbers that are not finite; make them null:", [f"{y.min()} to {y.max()}"]
+        )
+    return y
+
+
+def _newest(loop: Loop, times_us: Ints, trained_through: datetime) -> NDArray[np.bool_]:
+    """(n,) which rows early stopping takes: none without it."""
+    stopping = loop.train.early_stopping
+    if stopping is None:
+        return np.zeros(len(times_us), dtype=bool)
+    since = trained_through - stopping.newest
+    newest: NDArray[np.bool_] = times_us >= np.datetime64(since.replace(tzinfo=None), "us").astype(np.int64)
+    if not newest.any():
+        raise UserError(
+            f"early stopping needs rows from {format_instant(since)} to {format_instant(trained_through)}, "
+            "and none there has a label: lengthen train.early_stopping.newest, or see whether data are missing"
+        )
+    return newest
+
+
+def _require_enough(y: Floats, newest: NDArray[np.bool_]) -> None:
+    """Raises where the rows to fit on are too few or of one class."""
+    taken = f" beside the {int(newest.sum())} kept for early stopping" if newest.any() else ""
+    if len(y) < MIN_ROWS:
+        raise UserError(
+            f"only {len(y)} labelled rows{taken} to learn from, and at least {MIN_ROWS} are needed: choose a "
+            "later as_of, a longer window or a shorter holdout"
+        )
+    if (y == y[0]).all():
+        raise DataRefused(f"the {len(y)} rows to learn from{taken} all have the same label:", [f"{y[0]:g}"])

@@ -1,0 +1,221 @@
+"""The server: one process that answers with whatever the release log says should serve."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from treadle.errors import MissingPackage, StoreError, TreadleError, UserError
+from treadle.loop import Loop
+from treadle.records import Candidate
+from treadle.registry.log import PRODUCTION, Entry, ReleaseLog, champion_in, predecessor_in
+from treadle.serving.router import Desired, Follower, OnlineFeatures, Router, Variant, make_variant
+from treadle.store import LocalStore, Store
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
+OnlineFor = Callable[[Candidate], OnlineFeatures | None]
+Say = Callable[[str], None]
+GRACE_S = 10
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line of progress where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def desired_by(log: ReleaseLog) -> Desired | None:
+    """What the release log says should serve now, with the model before it to fall back on.
+
+    Raises:
+        LogBroken, StoreError, Transient: The log can't be read.
+    """
+    entries = log.entries()
+    return _desired(champion_in(entries), predecessor_in(entries))
+
+
+def _desired(entry: Entry | None, before: Entry | None) -> Desired | None:
+    if entry is None or entry.candidate is None:
+        return None
+    return Desired(entry.sequence, entry.candidate, entry.details, _desired(before, None))
+
+
+def load_desired(
+    store: Store, loop: Loop, desired: Desired, online_for: OnlineFor = lambda candidate: None
+) -> Variant:
+    """The variant of a desired model, warmed.
+
+    Raises:
+        StoreError: The record is absent, or a rebuild that differs from what was judged.
+        BlobLost: A file of the model is missing or altered.
+    """
+    from treadle.models import load_candidate
+
+    candidate_id = desired.details.get("candidate_id")
+    path = f"records/{loop.name}/{Candidate.kind}/{candidate_id}.json"
+    try:
+        candidate = Candidate.from_json(store.read(path))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{store.uri}/{path} is missing: the log's entry {desired.version} names it"
+        ) from None
+    except ValueError as error:
+        raise StoreError(f"{store.uri}/{path} is no candidate record: {error}") from None
+    if candidate.digest != desired.candidate:
+        raise StoreError(
+            f"{path} has the digest {candidate.digest[:12]}, but entry {desired.version} of the log released "
+            f"{desired.candidate[:12]}; only what was judged serves. Run the loop, or `treadle rollback`."
+        )
+    predictor = load_candidate(store, candidate, trust=loop.train.trust)
+    return make_variant(predictor, candidate.digest, desired.version, online=online_for(candidate))
+
+
+def make_app(
+    loop: Loop,
+    store: Store,
+    track: str = PRODUCTION,
+    *,
+    online_for: OnlineFor = lambda candidate: None,
+    say: Say = to_stderr,
+) -> tuple[Starlette, Router]:
+    """The app of a loop's endpoint on a track, and the router within it. It follows the log while it runs.
+
+    `online_for` makes the lookup of a candidate's online features; None where it has none.
+    """
+    try:
+        from treadle.serving.app import build_app
+        from treadle.serving.capture import Capture
+    except ImportError as error:
+        raise MissingPackage(error.name or str(error), "serve", "serve") from error
+    log = ReleaseLog(store, loop.name, track)
+    router = Router(loop.name)
+    follower = Follower(
+        router,
+        lambda: desired_by(log),
+        lambda desired: load_desired(store, loop, desired, online_for),
+        every_s=0.25 if isinstance(store, LocalStore) else 2.0,
+        say=say,
+    )
+    capture = Capture(store, loop.name, track, say=say) if loop.deploy.capture else None
+    return build_app(router, capture, follower=follower), router
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        raise UserError(
+            f"can't listen on {host}:{port}: {error.strerror or error}; choose another --port"
+        ) from None
+
+
+def _server(app: Starlette) -> uvicorn.Server:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        loop="auto",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(
+    loop: Loop,
+    store: Store,
+    track: str = PRODUCTION,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    *,
+    online_for: OnlineFor = lambda candidate: None,
+    say: Say = to_stderr,
+) -> None:
+    """Serves until SIGINT or SIGTERM; then requests in flight are answered and captures written.
+
+    Port 0 takes a free one; `say` gets the address.
+
+    Raises:
+        UserError: The port is taken. MissingPackage: The extra `serve` is not installed.
+    """
+    app, _ = make_app(loop, store, track, online_for=online_for, say=say)
+    listener = _listen(host, port)
+    say(f"serving {loop.name} on http://{host}:{listener.getsockname()[1]}")
+    # uvicorn raises the signal again once it has shut down; by then there is nothing left to end.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _server(app).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that runs in a thread of this process."""
+
+    url: str
+    router: Router
+
+
+@contextmanager
+def serve_in_thread(
+    loop: Loop,
+    store: Store,
+    track: str = PRODUCTION,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    online_for: OnlineFor = lambda candidate: None,
+    wait_s: float = 15.0,
+    say: Say = to_stderr,
+) -> Iterator[Running]:
+    """A server for the length of a `with`, for tests and demonstrations; captures are written before it ends.
+
+    It begins once a model serves, which may take up to `wait_s` seconds; 0 does not wait.
+
+    Raises:
+        TreadleError: No model serves after `wait_s` seconds; says why.
+    """
+    app, router = make_app(loop, store, track, online_for=online_for, say=say)
+    with run_in_thread(app, host, port) as url:
+        deadline = time.monotonic() + wait_s
+        while not router.serving and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if wait_s and not router.serving:
+            raise TreadleError(f"{loop.name} serves nothing: {router.trouble or 'the log names no champion'}")
+        yield Running(url, router)
+
+
+@contextmanager
+def run_in_thread(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Runs any app for the length of a `with`; the value is its address."""
+    listener = _listen(host, port)
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    server = _server(app)
+    thread = threading.Thread(target=server.run, args=([listener],), name="treadle-serve", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise TreadleError(f"the server on {address} did not start; its log says why")
+            time.sleep(0.01)
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(GRACE_S + 35)

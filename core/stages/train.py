@@ -1,0 +1,340 @@
+"""train: features become a candidate: a model, its recipe, and a profile of what it learned from.
+
+        as_of
+    ────┬──────────────┬─────────────┬───────────┬──► event time
+        │    training  │   holdout   │label_delay│
+        │      ├newest─┤             │           as_of
+   trained_from   trained_through
+
+Fitting and early stopping see nothing at or after `trained_through`; the holdout is the gate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treadle import spec
+from treadle.clock import format_duration, format_instant
+from treadle.errors import AsOfError, HookError, SpecError, TreadleError, UserError
+from treadle.identity import canonical, digest_of, sha256_of_file
+from treadle.loop import Loop
+from treadle.loop_code import code_of, hooks_of, load_hook, loop_imports, own_traceback
+from treadle.models import get_flavour
+from treadle.models.libraries import libraries_of
+from treadle.models.predictor import FitTask, Flavour, Predictor
+from treadle.records import Candidate, FeatureSet, Json, record_id
+from treadle.stages import Context, Outcome
+
+if TYPE_CHECKING:
+    from treadle.models.predictor import Checkpoints, Floats
+    from treadle.models.rows import Rows
+
+VERSION = 1
+_HISTORY_POINTS = 200
+
+
+def key(context: Context, features: FeatureSet) -> Json:
+    """What makes a candidate: the recipe, the features' content, the span, and the library where it runs."""
+    loop = context.loop
+    trained_from, trained_through = training_span(context)
+    return {
+        "stage": "train",
+        "version": VERSION,
+        "spec": recipe_sections(loop),
+        "code": recipe_files(loop),
+        "features": features.digest,
+        "trained_from": format_instant(trained_from) if trained_from else None,
+        "trained_through": format_instant(trained_through),
+        "flavour": loop.train.flavour,
+        "library": libraries_of(loop),
+        "device": "cpu",
+        "precision": "float32",
+        "reference_sample": _sample_size(loop),
+    }
+
+
+def training_span(context: Context) -> tuple[datetime | None, datetime]:
+    """`trained_from` (None: from the first row) and `trained_through`, which is exclusive."""
+    data = context.loop.data
+    through = context.as_of - data.label_delay - data.holdout
+    return (None if data.window == "all" else through - data.window), through
+
+
+def recipe_sections(loop: Loop) -> Json:
+    """The spec's part of the recipe: what a candidate carries, without addresses and thread counts."""
+    sections = loop.part("data", "features", "train")
+    for name, dropped in (("data", "threads"), ("train", "threads"), ("features", "online")):
+        if name in sections:
+            sections[name] = {k: v for k, v in sections[name].items() if k != dropped}
+    sources = sections["data"]["sources"]
+    sections["data"]["sources"] = {
+        name: {k: v for k, v in source.items() if k != "uri"} for name, source in sources.items()
+    }
+    return sections
+
+
+def recipe_files(loop: Loop) -> dict[str, str]:
+    """sha256 of each of the loop's files that made data, features or model, by path in the loop's folder."""
+    hooks = hooks_of(loop)
+    return code_of(loop, [*hooks["prepare"], *hooks["featurize"], *hooks["train"]])
+
+
+def recipe_of(loop: Loop) -> str:
+    """The digest of the recipe: spec and loop files, never code or library versions."""
+    return digest_of({"spec": recipe_sections(loop), "files": recipe_files(loop)})
+
+
+def label_definition_of(loop: Loop) -> str:
+    """The digest of what says which column is the label, of what, when, and known when."""
+    table = loop.data.tables[loop.data.labelled]
+    named = ("label", "label_known_at", "entity", "event_time")
+    return digest_of({"task": loop.train.task, **{name: getattr(table, name) for name in named}})
+
+
+@dataclass(slots=True)
+class Progress:
+    """Takes down what a fit reports; stands between the fit and its checkpoints to see where it resumed."""
+
+    context: Context
+    checkpoints: Checkpoints
+    resumed_from: int = 0
+    reported: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def latest(self) -> tuple[int, bytes] | None:
+        """See Checkpoints."""
+        found = self.checkpoints.latest()
+        if found is not None:
+            self.resumed_from = found[0]
+            self.context.say(f"train: goes on from the checkpoint of round {found[0]}")
+        return found
+
+    def save(self, rounds: int, data: bytes) -> None:
+        """See Checkpoints."""
+        self.checkpoints.save(rounds, data)
+
+    def report(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Takes down a round."""
+        self.reported = number + 1
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append(float(f"{value:.6g}"))
+        if self.reported % self.context.loop.train.checkpoint_every == 0:
+            words = ", ".join(f"{name} {values[-1]:g}" for name, values in self.history.items())
+            self.context.say(f"train: round {self.reported}, {words} ...")
+
+
+def train(context: Context, features: FeatureSet) -> Outcome:
+    """The candidate that the loop trains on features.
+
+    Raises:
+        SpecError: The flavour refuses the train section. HookError: A hook of the loop failed.
+        AsOfError: No rows lie in the span. UserError: Too few, or the library refuses them.
+        DataRefused: The labels have one class only, or are not of the task; a feature is infinite.
+    """
+    from treadle.models.checkpoints import StoreCheckpoints
+
+    loop = context.loop
+    flavour = accepted_flavour(loop)
+    rows = read_rows(context, features)
+    candidate_id = record_id(Candidate.kind, loop.name, key(context, features))
+    progress = Progress(context, StoreCheckpoints(context.store, candidate_id))
+    context.say(f"train: {loop.train.flavour} on {len(rows.y)} rows ...")
+    folder = context.scratch / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _own_code(loop):
+        predictor = flavour.fit(_fit_task(context, rows, progress))
+        predictor.save(folder)
+        predictions = predictor.predict(rows.x)
+        reference = _reference(loop, predictor, rows, predictions)
+    return _outcome(context, features, rows, predictor, predictions, folder, reference, progress)
+
+
+def accepted_flavour(loop: Loop) -> Flavour:
+    """The loop's flavour, if it accepts the train section.
+
+    Raises:
+        SpecError: With each thing wrong, at its line.
+    """
+    flavour = get_flavour(loop.train.flavour, loop)
+    faults = []
+    for problem in flavour.problems(loop.train):
+        place, _, words = problem.partition(": ")
+        faults.append(loop.fault(f"train.{place}", words))
+    if faults:
+        raise SpecError(faults)
+    return flavour
+
+
+def read_rows(context: Context, features: FeatureSet) -> Rows:
+    """The labelled rows of the span.
+
+    Raises:
+        AsOfError, UserError, DataRefused: As `train`.
+    """
+    from treadle.data.tables import read_partitions
+    from treadle.models.rows import prepare_rows
+
+    if not features.columns:
+        raise UserError(
+            "there are no features to learn from: name some under features.use or features.columns"
+        )
+    trained_from, trained_through = training_span(context)
+    wanted = ["event_time", "label", *(column.name for column in features.columns)]
+    table = read_partitions(
+        context.store, features.partitions, columns=wanted, start=trained_from, end=trained_through
+    )
+    if table.num_columns:
+        table = table.filter(table["label"].is_valid())
+    if not table.num_rows:
+        raise AsOfError(_nothing(context, features))
+    return prepare_rows(context.loop, table, features.columns, trained_through)
+
+
+def _nothing(context: Context, features: FeatureSet) -> str:
+    data, (trained_from, through) = context.loop.data, training_span(context)
+    since = f"from {format_instant(trained_from)} on and " if trained_from else ""
+    first = min((part.start for part in features.partitions), default=None)
+    known = f"The first rows are of {format_instant(first)} or later" if first else "There are no rows at all"
+    return (
+        f"no labelled rows lie {since}before {format_instant(through)}: that is as_of "
+        f"{format_instant(context.as_of)} less label_delay {format_duration(data.label_delay)} less holdout "
+        f"{format_duration(data.holdout)}. {known}; choose a later as_of, a shorter holdout or a longer "
+        "window."
+    )
+
+
+def _fit_task(context: Context, rows: Rows, progress: Progress) -> FitTask:
+    train_spec, fit = context.loop.train, ~rows.newest
+    hook = train_spec.hook
+    return FitTask(
+        train=train_spec,
+        schema=rows.schema,
+        x=rows.x[fit],
+        y=rows.y[fit],
+        times_us=rows.times_us[fit],
+        x_valid=rows.x[rows.newest] if rows.newest.any() else None,
+        y_valid=rows.y[rows.newest] if rows.newest.any() else None,
+        classes=rows.classes,
+        trained_through=training_span(context)[1],
+        checkpoints=progress,
+        report=progress.report,
+        hook=load_hook(context.loop, hook, "train.hook") if hook else None,
+    )
+
+
+@contextmanager
+def _own_code(loop: Loop) -> Iterator[None]:
+    """Within it the loop's own classes can be imported, and their failures become HookErrors."""
+    own = bool(hooks_of(loop)["train"])
+    with loop_imports(loop) if own else nullcontext():
+        try:
+            yield
+        except TreadleError:
+            raise
+        except Exception as error:
+            if not own:
+                raise
+            what = f"training with {loop.train.hook or loop.train.flavour}"
+            raise HookError(what, str(loop.folder), own_traceback(error, loop)) from error
+
+
+def _sample_size(loop: Loop) -> int:
+    return (loop.monitor or spec.Monitor()).drift.sample
+
+
+def _reference(loop: Loop, predictor: Predictor, rows: Rows, predictions: Floats) -> bytes:
+    """The profile of the training rows, with contributions on a seeded sample of them."""
+    import numpy as np
+    from treadle.monitoring.profile import build_reference
+
+    size = min(_sample_size(loop), len(rows.x))
+    sample = np.sort(np.random.default_rng(abs(loop.train.seed)).choice(len(rows.x), size, replace=False))
+    return build_reference(
+        rows.schema,
+        rows.x,
+        rows.times_us,
+        predictions,
+        predictor.contributions(rows.x[sample]),
+        contribution_times_us=rows.times_us[sample],
+    )
+
+
+def _metrics(task: str, rows: Rows, predictions: Floats) -> dict[str, float]:
+    """The task's loss and metrics on the rows of the fit and, with early stopping, on the newest."""
+    import math
+
+    import numpy as np
+    from treadle.gate.metrics import METRICS, default_loss, metric
+
+    labels = np.array(rows.classes)[rows.y.astype(int)] if task == "multiclass" else rows.y
+    found = {}
+    for part, chosen in (("train", ~rows.newest), ("valid", rows.newest)):
+        for name in (default_loss(task), *METRICS[task]) if chosen.any() else ():
+            value = metric(name, task, labels[chosen], predictions[chosen], rows.classes)
+            if math.isfinite(value):
+                found[f"{part}_{name}"] = float(value)
+    return found
+
+
+def _outcome(
+    context: Context,
+    features: FeatureSet,
+    rows: Rows,
+    predictor: Predictor,
+    predictions: Floats,
+    folder: Path,
+    reference: bytes,
+    progress: Progress,
+) -> Outcome:
+    loop = context.loop
+    trained_from, trained_through = training_span(context)
+    model = {f"model/{file.relative_to(folder).as_posix()}": file for file in _files_in(folder)}
+    own = {f"loop/files/{name}": loop.folder / name for name in recipe_files(loop)}
+    shared = {
+        "flavour": loop.train.flavour,
+        "task": loop.train.task,
+        "recipe": recipe_of(loop),
+        "trained_from": format_instant(trained_from) if trained_from else None,
+        "trained_through": format_instant(trained_through),
+        "classes": list(rows.classes),
+        "label_definition": label_definition_of(loop),
+    }
+    hashes = {name: sha256_of_file(path) for name, path in model.items()}
+    return Outcome(
+        results={
+            **shared,
+            "rows": len(rows.y),
+            "rounds": predictor.rounds,
+            "metrics": _metrics(loop.train.task, rows, predictions),
+            "features": features.digest,
+        },
+        files={
+            **model,
+            **own,
+            "loop/spec.json": canonical(recipe_sections(loop)).encode(),
+            "reference.npz": reference,
+        },
+        digest=digest_of({**shared, "schema": rows.schema.to_json(), "model": hashes}),
+        notes={
+            "rounds_trained": progress.reported - progress.resumed_from,
+            "resumed_from": progress.resumed_from,
+            "history": _thinned(progress.history),
+        },
+    )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _thinned(history: Mapping[str, list[float]]) -> dict[str, list[list[float]]]:
+    """[round, value] pairs by metric, evenly thinned to a few hundred; the last round is always there."""
+    longest = max((len(values) for values in history.values()), default=0)
+    step = -(-longest // _HISTORY_POINTS) or 1
+    kept = [number for number in range(longest) if number % step == 0 or number == longest - 1]
+    return {name: [[number, values[number]] for number in kept] for name, values in history.items()}

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import AS_OF, make_loop, parcels, recorded, run
+from treadle.errors import DataRefused, SpecError
+
+
+def _with(column: str, value: Any) -> list[dict[str, Any]]:
+    rows, rng = parcels(3000), random.Random(3)
+    for row in rows:
+        row[column] = value(row, rng)
+    return rows
+
+
+LEAKS = {
+    "the label with noise": lambda row, rng: row["late"] * 2 + rng.gauss(0, 0.5),
+    "a scrambled code": lambda row, rng: rng.choice([3, 11, 42] if row["late"] else [5, 20, 30]),
+    "a word": lambda row, rng: "returned" if row["late"] and rng.random() < 0.9 else "kept",
+    "where it is missing": lambda row, rng: None if row["late"] else rng.random(),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS.keys())
+def test_a_column_that_alone_tells_the_label_blocks(tmp_path: Path, leak: Any) -> None:
+    with pytest.raises(DataRefused, match="data checks block") as error:
+        run(make_loop(tmp_path, _with("leak", leak)), tmp_path)
+    assert any(line.startswith("parcels.leak: leakage.") for line in error.value.findings)
+    assert not any("parcels.weight" in line for line in error.value.findings)
+
+
+def test_honest_columns_pass(tmp_path: Path) -> None:
+    checks = recorded(run(make_loop(tmp_path, parcels(3000)), tmp_path)).checks
+    assert {check.status for check in checks} == {"passed"}
+
+
+def test_an_allowed_leak_passes_with_the_reason_on_record(tmp_path: Path) -> None:
+    leakage = {"allow": {"leak": "sensor reads before dispatch"}}
+    rows = _with("leak", LEAKS["the label with noise"])
+    checks = recorded(run(make_loop(tmp_path, rows, leakage=leakage), tmp_path)).checks
+    found = [check for check in checks if check.column == "leak"]
+    assert [check.status for check in found] == ["warned"]
+    assert "sensor reads before dispatch" in found[0].evidence
+
+
+def test_allowing_a_column_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no table has a column 'lek'"):
+        run(make_loop(tmp_path, parcels(), leakage={"allow": {"lek": "typo"}}), tmp_path)
+
+
+def test_a_value_known_after_the_prediction_blocks_with_share_and_rows(tmp_path: Path) -> None:
+    rows = parcels()
+    for row in rows:
+        row["scan"], row["scanned_at"] = 1.0, row["sent_at"] + timedelta(hours=3)
+    loop = make_loop(tmp_path, rows, table={"known_at_of": {"scan": "scanned_at"}})
+    with pytest.raises(DataRefused) as error:
+        run(loop, tmp_path)
+    assert "100.0%" in error.value.findings[0]
+    assert "Rows: " in error.value.findings[0]
+
+
+def test_a_table_whose_rows_were_made_after_the_prediction_blocks(tmp_path: Path) -> None:
+    rows = [{**row, "known_at": row["sent_at"] + timedelta(hours=1)} for row in parcels()]
+    with pytest.raises(DataRefused, match="known after sent_at"):
+        run(make_loop(tmp_path, rows), tmp_path)
+
+
+def test_a_column_without_known_at_blocks(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, parcels(), table={"known_at": None, "known_at_of": {"town": "sent_at"}})
+    with pytest.raises(DataRefused) as error:
+        run(loop, tmp_path)
+    assert [line.split(":")[0] for line in error.value.findings] == ["parcels.known_at", "parcels.weight"]
+
+
+def test_a_row_of_the_holdout_that_stands_in_training_too_is_warned_of(tmp_path: Path) -> None:
+    rows = parcels()
+    again = [
+        {**row, "sent_at": AS_OF - timedelta(days=2), "known_at": AS_OF - timedelta(days=2)}
+        for row in rows[:9]
+    ]
+    checks = recorded(run(make_loop(tmp_path, [*rows, *again]), tmp_path)).checks
+    found = [check for check in checks if check.name == "leakage.shared_rows"]
+    assert found[0].status == "warned"
+    assert found[0].observed.startswith("9 of ")
+    assert len(found[0].sample) == 9
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_leaks_of_other_tasks_are_found_too(tmp_path: Path, task: str) -> None:
+    rows, rng = parcels(3000), random.Random(5)
+    for row in rows:
+        row["late"] = rng.choice(["air", "rail", "road"]) if task == "multiclass" else rng.gauss(0, 1)
+        row["leak"] = {"air": 1, "rail": 2, "road": 3}.get(row["late"], row["late"])
+    with pytest.raises(DataRefused) as error:
+        run(make_loop(tmp_path, rows, task=task), tmp_path)
+    assert [line.split(":")[0] for line in error.value.findings] == ["parcels.leak"]

@@ -1,0 +1,236 @@
+"""Scoring files: the same predictions as the endpoint, whatever the batches, and errors that name the place."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+import pytest
+from serving_models import SCHEMA, Logistic, ThreeClasses, trained
+
+from treadle.errors import UserError
+from treadle.serving.batch import predict_file
+
+START = datetime(2013, 4, 1, tzinfo=UTC)
+
+
+def table(rows: int, seed: int = 0) -> pa.Table:
+    random = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "row_id": [f"{number:032x}" for number in range(rows)],
+            "entity": pa.array([f"00{number}" for number in range(rows)], pa.string()),
+            "event_time": pa.array(
+                [START + timedelta(minutes=number) for number in range(rows)], pa.timestamp("us", "UTC")
+            ),
+            "label": pa.array(random.integers(2, size=rows).astype(float)),
+            "distance": pa.array(random.normal(size=rows).round(2), mask=random.random(rows) < 0.1),
+            "carrier": pa.array(random.choice(["AA", "DL", "UA", "ZZ"], rows).tolist(), pa.string()),
+            "night": pa.array(random.integers(2, size=rows).astype(bool), mask=random.random(rows) < 0.1),
+            "temperature": pa.array(random.integers(-20, 40, size=rows)),
+        }
+    )
+
+
+def written(tmp_path: Path, content: pa.Table, suffix: str) -> Path:
+    path = tmp_path / f"input{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(content, path)
+    else:
+        with gzip.open(path, "wb") if suffix == ".csv.gz" else open(path, "wb") as file:
+            pc.write_csv(content, file)
+    return path
+
+
+def read(path: Path) -> pa.Table:
+    return pq.read_table(path) if path.suffix == ".parquet" else pc.read_csv(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".csv.gz"])
+@pytest.mark.parametrize("target", ["scores.parquet", "scores.csv"])
+def test_a_file_gets_the_models_predictions_row_by_row(tmp_path: Path, suffix: str, target: str) -> None:
+    content, predictor, output = table(1000), trained(1), tmp_path / target
+    rows = predict_file(predictor, written(tmp_path, content, suffix), output, model="m" * 64, batch_rows=300)
+    found = read(output)
+    assert rows == found.num_rows == 1000
+    assert found.column_names == ["row_id", "entity", "event_time", "prediction", "model"]
+    assert found["prediction"].to_pylist() == predictor.predict(SCHEMA.encode(content)).tolist()
+    assert set(found["model"].to_pylist()) == {"m" * 64}
+    if suffix == target[-8:] == ".parquet":
+        assert found.select(["row_id", "entity", "event_time"]) == content.select(
+            ["row_id", "entity", "event_time"]
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"input{suffix}", target])
+
+
+def test_a_csvs_ids_are_carried_over_as_they_are_written(tmp_path: Path) -> None:
+    source = written(tmp_path, table(3), ".csv")
+    predict_file(trained(1), source, tmp_path / "out.parquet", model="m", keep=("label", "absent"))
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["entity"].to_pylist() == ["000", "001", "002"]
+    assert found["event_time"].to_pylist()[0].startswith("2013-04-01 00:00")
+    assert "label" in found.column_names
+
+
+def test_several_classes_get_a_name_and_each_ones_probability(tmp_path: Path) -> None:
+    content, output = table(20), tmp_path / "out.parquet"
+    predictor = ThreeClasses(classes=("a", "b", "c"))
+    predict_file(predictor, written(tmp_path, content, ".parquet"), output, model="m")
+    found = pq.read_table(output)
+    probabilities = predictor.predict(SCHEMA.encode(content))
+    assert found["prediction_b"].to_pylist() == probabilities[:, 1].tolist()
+    assert found["prediction"].to_pylist() == ["abc"[best] for best in probabilities.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_file_without_rows_gets_an_output_without_rows(tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / "out.parquet"
+    assert predict_file(trained(1), written(tmp_path, table(0), suffix), output, model="m") == 0
+    assert pq.read_table(output).column_names == ["row_id", "entity", "event_time", "prediction", "model"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_entities_and_times_get_their_features_by_the_join(tmp_path: Path, suffix: str) -> None:
+    content, output = table(500), tmp_path / "out.parquet"
+    seen: list[Any] = []
+
+    def join(batch: pa.Table) -> pa.Table:
+        seen.append(batch["event_time"].type)
+        place = [int(entity) for entity in batch["entity"].to_pylist()]
+        return content.take(pa.array(place))
+
+    ids = content.select(["entity", "event_time", "label"])
+    predict_file(trained(1), written(tmp_path, ids, suffix), output, model="m", join=join, batch_rows=200)
+    found = pq.read_table(output)
+    assert found["prediction"].to_pylist() == trained(1).predict(SCHEMA.encode(content)).tolist()
+    assert found.column_names == ["entity", "event_time", "prediction", "model"]
+    assert pa.types.is_timestamp(seen[0])
+
+
+def test_a_join_that_loses_rows_is_refused(tmp_path: Path) -> None:
+    source = written(tmp_path, table(5), ".parquet")
+    with pytest.raises(UserError, match="made 4 rows of 5"):
+        predict_file(trained(1), source, tmp_path / "out.csv", model="m", join=lambda batch: batch.slice(1))
+
+
+def changed(column: str, values: list[Any], kind: pa.DataType | None = None) -> pa.Table:
+    content = table(len(values))
+    return content.set_column(content.column_names.index(column), column, pa.array(values, kind))
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "words"),
+    [
+        (table(3).drop_columns(["carrier"]), ".parquet", "lacks carrier"),
+        (table(3).drop_columns(["carrier"]), ".csv", "lacks carrier"),
+        (changed("distance", ["1", "2"]), ".parquet", "column distance must hold a number"),
+        (changed("distance", ["1", "2", "far"]), ".csv", "column distance in row 3: .*'far'"),
+        (changed("night", ["true", "perhaps"]), ".csv", "column night in row 2"),
+        (changed("distance", [1.0, float("inf"), 2.0]), ".parquet", "column distance in row 2 is"),
+        (changed("distance", [1.0, 2.0, 1e39]), ".csv", "column distance in row 3 is"),
+    ],
+)
+def test_errors_name_file_column_and_row(tmp_path: Path, content: pa.Table, suffix: str, words: str) -> None:
+    source = written(tmp_path, content, suffix)
+    with pytest.raises(UserError, match=words) as raised:
+        predict_file(trained(1), source, tmp_path / "out.parquet", model="m", batch_rows=1)
+    assert str(source) in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_a_row_is_named_by_its_place_in_the_whole_file(tmp_path: Path) -> None:
+    lines = ["temperature,night,carrier,distance"] + ["1,true,AA,2"] * 200_000 + ["1,true,AA,far"]
+    source = tmp_path / "in.csv"
+    source.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="column distance in row 200001"):
+        predict_file(Logistic(), source, tmp_path / "out.csv", model="m")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("in.parquet", b"PAR1 nothing", "can't be read"),
+        ("in.csv", b"", "lacks temperature"),
+        ("in.csv", b"\xff\xfe\x00", "no CSV in UTF-8"),
+        ("in.csv", b"temperature,night,carrier,distance\n1,true\n", "Expected 4 columns, got 2"),
+        ("in.csv", b"temperature,night,carrier,distance,distance\n", "distance is there twice"),
+        ("in.xlsx", b"", "must end in .parquet or .csv"),
+        ("in.csv.gz", b"temperature", "no CSV in UTF-8"),
+    ],
+)
+def test_a_damaged_or_strange_file_is_the_users_error(
+    tmp_path: Path, name: str, data: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        predict_file(Logistic(), tmp_path / name, tmp_path / "out.parquet", model="m")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_paths_that_can_not_be_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    source = written(tmp_path, table(2), ".csv")
+    for given, output, words in (
+        (tmp_path / "none.csv", tmp_path / "o.csv", "no such file"),
+        (source, source, "the input as well"),
+        (source, tmp_path / "none" / "o.csv", "no such folder"),
+        (source, tmp_path / "o.txt", "must end in"),
+    ):
+        with pytest.raises(UserError, match=words):
+            predict_file(Logistic(), given, output, model="m")
+
+
+def test_an_output_stays_as_it_was_when_scoring_fails(tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    output.write_text("before")
+    with pytest.raises(UserError, match="can't predict rows 1 to 9: Input contains NaN"):
+        predict_file(Logistic(missing=None), written(tmp_path, table(9), ".parquet"), output, model="m")
+    assert output.read_text() == "before"
+
+
+PEAK = r"""
+import re, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from serving_models import Logistic
+from treadle.serving.batch import predict_file
+class Quick(Logistic):
+    def predict(self, x):
+        return x[:, 0]
+rows = predict_file(Quick(), Path(sys.argv[2]), Path(sys.argv[3]), model="m" * 64, batch_rows=20_000)
+peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+print(rows, int(peak[1]) / 1024)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None:
+    """A file sixteen times larger, in one row group, needs next to no more memory; as a whole it takes 180 MB."""
+    peaks = []
+    small = table(50_000)
+    for copies in (1, 16):
+        content = pa.concat_tables([small] * copies).combine_chunks()
+        source = tmp_path / f"in{copies}{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(content, source, row_group_size=content.num_rows, use_dictionary=False)
+        else:
+            pc.write_csv(content, source)
+        command = [
+            sys.executable,
+            "-c",
+            PEAK,
+            str(Path(__file__).parent),
+            str(source),
+            str(tmp_path / "out.parquet"),
+        ]
+        rows, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert int(rows) == content.num_rows
+        peaks.append(float(peak))
+    assert peaks[1] - peaks[0] < 45, f"{peaks[0]:.0f} MiB for 50k rows, {peaks[1]:.0f} MiB for 800k"

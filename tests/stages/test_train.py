@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from treadle.commit import make_record
+from treadle.errors import AsOfError, DataRefused, HookError, SpecError, UserError
+from treadle.models import load_candidate
+from treadle.models.checkpoints import StoreCheckpoints, clear
+from treadle.monitoring.profile import Reference
+from treadle.records import Candidate, record_id
+from treadle.stages.train import key, recipe_of, train
+from treadle.store import LocalStore, put_blob
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_loops import AS_OF, dataset_rows, flight_rows, make_context, make_loop, put_features
+
+SAMPLED = {
+    "params": {"max_depth": 3, "subsample": 0.8, "colsample_bytree": 0.7},
+    "rounds": 24,
+    "checkpoint_every": 6,
+}
+LINEAR = """\
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+
+def classifier(C=1.0):
+    return make_pipeline(columns(), LogisticRegression(C=C))
+
+
+def regressor(alpha=1.0):
+    return make_pipeline(columns(), Ridge(alpha=alpha))
+
+
+def columns():
+    return make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_include="category")),
+        remainder=make_pipeline(SimpleImputer(), StandardScaler()),
+    )
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "store")
+
+
+def trained(loop, store, tmp_path, table=None, columns=None, as_of=AS_OF, say=None):
+    """The outcome and the candidate's record."""
+    table = flight_rows() if table is None else table
+    features = put_features(store, table, columns) if columns else put_features(store, table)
+    context = make_context(loop, store, tmp_path / "scratch" / str(time.monotonic_ns()), as_of=as_of, say=say)
+    outcome = train(context, features)
+    return outcome, candidate_of(outcome, loop, store, key(context, features), as_of)
+
+
+def candidate_of(outcome, loop, store, made_by, as_of=AS_OF):
+    blobs = {name: put_blob(store, content) for name, content in outcome.files.items()}
+    return make_record(
+        Candidate,
+        loop=loop.name,
+        as_of=as_of,
+        key=made_by,
+        digest=outcome.digest,
+        results=dict(outcome.results),
+        blobs=blobs,
+        notes=dict(outcome.notes),
+    )
+
+
+def test_a_candidate_carries_what_judging_serving_and_watching_need(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", **SAMPLED)
+    outcome, candidate = trained(loop, store, tmp_path)
+    assert candidate.trained_from is None
+    assert candidate.trained_through == AS_OF - timedelta(days=14)
+    assert candidate.classes == ("0", "1")
+    assert candidate.rounds == outcome.notes["rounds_trained"] == 24
+    assert {
+        "model/model.ubj",
+        "model/predictor.json",
+        "loop/spec.json",
+        "loop/files/flights.sql",
+        "reference.npz",
+    } == set(candidate.blobs)
+    assert candidate.metrics["train_roc_auc"] > 0.7
+    assert len(outcome.notes["history"]["train_log_loss"]) == 24
+    predictor = load_candidate(store, candidate)
+    assert predictor.schema.names == ("wind", "weekend", "origin")
+    assert predictor.schema.features[2].categories == ("EWR", "JFK", "LGA")
+    assert predictor.trained_through == candidate.trained_through
+    reference = Reference.load(outcome.files["reference.npz"])
+    assert reference.rows.sum() == candidate.rows
+    assert len(reference.attribution) > 1
+
+
+def test_the_same_work_gives_the_same_outcome_to_the_bit(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", **SAMPLED)
+    first, one = trained(loop, store, tmp_path)
+    clear(store, one.id)
+    other, two = trained(loop, LocalStore(tmp_path / "other"), tmp_path)
+    assert (one.id, one.digest, one.blobs) == (two.id, two.digest, two.blobs)
+    assert first.results == other.results
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_thread_counts_and_addresses_enter_neither_id_nor_digest_nor_recipe(store, tmp_path, threads):
+    table = flight_rows()
+    plain = make_loop(tmp_path / "loop", **SAMPLED)
+    moved = make_loop(
+        tmp_path / "loop",
+        data={"sources": {"flights": "s3://elsewhere/flights.csv"}, "threads": 3},
+        **SAMPLED,
+        threads=threads,
+    )
+    _, one = trained(plain, store, tmp_path, table)
+    _, two = trained(moved, LocalStore(tmp_path / "other"), tmp_path, table)
+    assert (one.id, one.digest, one.recipe, one.blobs) == (two.id, two.digest, two.recipe, two.blobs)
+
+
+def test_rows_after_trained_through_change_nothing(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", **SAMPLED, early_stopping={"rounds": 5, "newest": "7d"})
+    table = flight_rows()
+    outcome, _ = trained(loop, store, tmp_path, table)
+    times = table["event_time"].to_numpy()
+    late = times >= np.datetime64("2013-03-18")
+    label = np.where(late, 1 - np.nan_to_num(table["label"].to_numpy()), table["label"].to_numpy())
+    origin = np.where(late, "XXX", table["origin"].to_numpy(zero_copy_only=False))
+    planted = table.set_column(3, "label", pa.array(label)).set_column(7, "origin", pa.array(origin.tolist()))
+    other, _ = trained(loop, LocalStore(tmp_path / "other"), tmp_path, planted)
+    assert other.digest == outcome.digest
+    assert other.files["reference.npz"] == outcome.files["reference.npz"]
+
+
+def test_the_window_counts_back_from_trained_through_and_unlabelled_rows_are_left_out(store, tmp_path):
+    loop = make_loop(
+        tmp_path / "loop", data={"window": "30d", "holdout": "10d", "label_delay": "2d"}, **SAMPLED
+    )
+    table = flight_rows()
+    label = table["label"].to_pylist()
+    label[2000] = None
+    _, candidate = trained(loop, store, tmp_path, table.set_column(3, "label", pa.array(label)))
+    assert candidate.trained_through == AS_OF - timedelta(days=12)
+    assert candidate.trained_from == AS_OF - timedelta(days=42)
+    inside = [
+        time
+        for time, known in zip(table["event_time"].to_pylist(), label, strict=True)
+        if known is not None and candidate.trained_from <= time < candidate.trained_through
+    ]
+    assert candidate.rows == len(inside)
+    assert 2000 * 43 / 1440 > 48  # the row without a label lies in the window
+
+
+def test_levels_are_learned_on_the_rows_of_the_fit_alone(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", **SAMPLED, early_stopping={"rounds": 5, "newest": "7d"})
+    table = flight_rows()
+    newest = table["event_time"].to_numpy() >= np.datetime64("2013-03-12")
+    origin = np.where(newest, "NEW", table["origin"].to_numpy(zero_copy_only=False))
+    _, candidate = trained(loop, store, tmp_path, table.set_column(7, "origin", pa.array(origin.tolist())))
+    assert load_candidate(store, candidate).schema.features[2].categories == ("EWR", "JFK", "LGA")
+    assert "valid_log_loss" in candidate.metrics
+    assert "valid_roc_auc" in candidate.metrics
+
+
+KILLED = """\
+import os, sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from train_loops import flight_rows, make_context, make_loop, put_features
+from treadle.models.checkpoints import StoreCheckpoints
+from treadle.stages.train import train
+from treadle.store import LocalStore
+
+save = StoreCheckpoints.save
+def slow_save(self, rounds, data):
+    save(self, rounds, data)
+    print(rounds, flush=True)
+    time.sleep(0.3)
+StoreCheckpoints.save = slow_save
+root = Path({root!r})
+store = LocalStore(root / "store")
+loop = make_loop(root / "loop", **{train!r})
+train(make_context(loop, store, root / "killed"), put_features(store, flight_rows()))
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SAMPLED, {**SAMPLED, "rounds": 60, "early_stopping": {"rounds": 9, "newest": "7d"}}],
+    ids=["all rounds", "early stopping"],
+)
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, settings):
+    loop = make_loop(tmp_path / "loop", **settings)
+    whole, _ = trained(loop, LocalStore(tmp_path / "untouched"), tmp_path)
+    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), train=settings)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert child.stdout.readline().strip() == "6"
+    assert child.stdout.readline().strip() == "12"
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+    lines: list[str] = []
+    again, candidate = trained(loop, LocalStore(tmp_path / "store"), tmp_path, say=lines.append)
+    assert again.notes["resumed_from"] >= 12
+    assert again.notes["rounds_trained"] == whole.notes["rounds_trained"] - again.notes["resumed_from"]
+    assert any("checkpoint" in line for line in lines)
+    assert candidate.digest == whole.digest
+    assert (
+        Path(again.files["model/model.ubj"]).read_bytes() == Path(whole.files["model/model.ubj"]).read_bytes()
+    )
+    assert again.notes["history"] == whole.notes["history"]
+
+
+def test_checkpoints_are_found_by_record_and_cleared(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", **SAMPLED)
+    _, candidate = trained(loop, store, tmp_path)
+    assert candidate.id == record_id("candidate", "flights", candidate.key)
+    assert StoreCheckpoints(store, candidate.id).latest()[0] == 24
+    clear(store, candidate.id)
+    assert store.list(f"checkpoints/{candidate.id}") == []
+
+
+@pytest.mark.parametrize("name", ["iris", "wine"])
+def test_several_classes_are_learned_by_both_flavours(store, tmp_path, name):
+    table, columns, classes = dataset_rows(name)
+    span = {"holdout": "6h"}
+    as_of = table["event_time"].to_pylist()[-1]
+    for own in (
+        {"rounds": 20, "params": {"max_depth": 3}},
+        {"flavour": "estimator", "hook": "hooks:classifier"},
+    ):
+        loop = make_loop(
+            tmp_path / own.get("flavour", "xgboost"), hooks=LINEAR, data=span, task="multiclass", **own
+        )
+        outcome, candidate = trained(loop, store, tmp_path, table, columns, as_of)
+        assert list(candidate.classes) == classes
+        predictor = load_candidate(store, candidate)
+        held_out = table.slice(candidate.rows)
+        predictions = predictor.predict(predictor.schema.encode(held_out))
+        right = np.array(classes)[predictions.argmax(axis=1)] == np.array(held_out["label"].to_pylist())
+        assert predictions.shape == (held_out.num_rows, len(classes))
+        assert right.mean() > 0.8
+        assert candidate.metrics["train_accuracy"] > 0.9
+
+
+def test_a_number_is_learned_by_both_flavours(store, tmp_path):
+    table, columns, _ = dataset_rows("diabetes")
+    as_of = table["event_time"].to_pylist()[-1]
+    for own in (
+        {"rounds": 40, "params": {"max_depth": 2, "learning_rate": 0.1}},
+        {"flavour": "estimator", "hook": "hooks:regressor", "params": {"alpha": 2.0}},
+    ):
+        loop = make_loop(
+            tmp_path / own.get("flavour", "xgboost"),
+            hooks=LINEAR,
+            data={"holdout": "2d"},
+            task="regression",
+            **own,
+        )
+        _, candidate = trained(loop, store, tmp_path, table, columns, as_of)
+        assert candidate.classes == ()
+        predictor = load_candidate(store, candidate)
+        held_out = table.slice(candidate.rows)
+        predictions = predictor.predict(predictor.schema.encode(held_out))
+        assert np.corrcoef(predictions, held_out["label"].to_numpy())[0, 1] > 0.5
+        assert candidate.metrics["train_r2"] > 0.4
+
+
+def test_the_estimator_takes_categories_and_missing_values(store, tmp_path):
+    loop = make_loop(
+        tmp_path / "loop", hooks=LINEAR, flavour="estimator", hook="hooks:classifier", params={"C": 0.5}
+    )
+    outcome, candidate = trained(loop, store, tmp_path)
+    assert set(candidate.blobs) >= {"model/model.skops", "loop/files/hooks.py"}
+    assert candidate.key["library"].keys() >= {"estimator", "scikit-learn"}
+    assert candidate.metrics["train_roc_auc"] > 0.7
+    assert load_candidate(store, candidate).predict(np.full((1, 3), np.nan)).shape == (1,)
+
+
+OWN_CLASS = """\
+from shared import Half
+def model():
+    return Half()
+"""
+SHARED = """\
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+class Half(ClassifierMixin, BaseEstimator):
+    def fit(self, frame, labels):
+        self.classes_ = np.array([0, 1]); self.mean_ = labels.mean(); return self
+    def predict_proba(self, frame):
+        return np.tile([1 - self.mean_, self.mean_], (len(frame), 1))
+"""
+
+
+def test_a_class_of_the_loops_own_needs_trust_and_is_loaded_from_the_candidates_files(store, tmp_path):
+    settings = {"flavour": "estimator", "hook": "hooks:model"}
+    folder = tmp_path / "loop"
+    loop = make_loop(folder, hooks=OWN_CLASS, **settings)
+    (folder / "shared.py").write_text(SHARED)
+    with pytest.raises(UserError, match=r"shared.Half.*trust: pickle"):
+        trained(loop, store, tmp_path)
+    _, candidate = trained(make_loop(folder, hooks=OWN_CLASS, trust="pickle", **settings), store, tmp_path)
+    (folder / "shared.py").write_text("raise RuntimeError('today it is broken')")
+    assert set(candidate.blobs) >= {"model/model.pkl", "loop/files/hooks.py", "loop/files/shared.py"}
+    with pytest.raises(UserError, match="executes code"):
+        load_candidate(store, candidate)
+    assert 0 < load_candidate(store, candidate, trust="pickle").predict(np.zeros((1, 3)))[0] < 1
+
+
+OWN_FLAVOUR = """\
+from dataclasses import dataclass
+from treadle.models.predictor import read_manifest, write_manifest
+import numpy as np
+
+@dataclass(frozen=True)
+class Mean:
+    task: str; schema: object; classes: tuple; trained_through: object; mean: float
+    flavour: str = "hooks:Means"
+    rounds: None = None
+    def predict(self, x): return np.full(len(x), self.mean)
+    def contributions(self, x): return np.zeros_like(x)
+    def save(self, folder): write_manifest(folder, self, {"mean": self.mean})
+
+class Means:
+    name = "hooks:Means"
+    def version(self): return "1"
+    def problems(self, train): return [f"params.{name}: means take none." for name in train.params]
+    def fit(self, task):
+        if task.train.seed == 13: raise RuntimeError("unlucky")
+        return Mean(task.train.task, task.schema, task.classes, task.trained_through, float(task.y.mean()))
+    def load(self, folder, trust):
+        m = read_manifest(folder)
+        return Mean(m.task, m.schema, m.classes, m.trained_through, m.extra["mean"])
+"""
+
+
+def test_a_flavour_of_the_loops_own_goes_round_and_fails_in_its_own_words(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", hooks=OWN_FLAVOUR, flavour="hooks:Means")
+    outcome, candidate = trained(loop, store, tmp_path)
+    assert candidate.key["library"]["numpy"] == np.__version__
+    assert 0 < load_candidate(store, candidate).predict(np.zeros((1, 3)))[0] < 1
+    with pytest.raises(SpecError, match=r"train.params.x: means take none"):
+        trained(make_loop(tmp_path / "loop", flavour="hooks:Means", params={"x": 1}), store, tmp_path)
+    with pytest.raises(HookError, match="unlucky"):
+        trained(make_loop(tmp_path / "loop", flavour="hooks:Means", seed=13), store, tmp_path)
+
+
+def relabelled(value):
+    table = flight_rows()
+    return table.set_column(3, "label", pa.array([value] * table.num_rows, type=pa.float64()))
+
+
+@pytest.mark.parametrize(
+    ("table", "as_of", "error", "words"),
+    [
+        (relabelled(1.0), AS_OF, DataRefused, "one value only"),
+        (relabelled(2.0), AS_OF, DataRefused, "must be 0 or 1"),
+        (relabelled(None), AS_OF, AsOfError, "no labelled rows"),
+        (flight_rows(), datetime.fromisoformat("2013-01-10T00:00Z"), AsOfError, "holdout 14d"),
+        (flight_rows(), datetime.fromisoformat("2013-01-15T12:00Z"), UserError, "only 17 labelled rows"),
+    ],
+    ids=["one class", "no class", "no labels", "before the data", "too few"],
+)
+def test_labels_that_teach_nothing_are_refused_in_words(store, tmp_path, table, as_of, error, words):
+    with pytest.raises(error, match=words):
+        trained(make_loop(tmp_path / "loop", **SAMPLED), store, tmp_path, table, as_of=as_of)
+
+
+def test_early_stopping_without_newest_rows_is_refused(store, tmp_path):
+    loop = make_loop(
+        tmp_path / "loop",
+        **SAMPLED,
+        early_stopping={"newest": "2d"},
+    )
+    table = flight_rows().slice(0, 2000)
+    with pytest.raises(UserError, match="early stopping needs rows from 2013-03-16"):
+        trained(loop, store, tmp_path, table)
+
+
+def test_infinite_features_are_refused_by_name(store, tmp_path):
+    table = flight_rows()
+    wind = table["wind"].to_pylist()
+    wind[5] = float("inf")
+    with pytest.raises(DataRefused, match="wind"):
+        trained(
+            make_loop(tmp_path / "loop", **SAMPLED),
+            store,
+            tmp_path,
+            table.set_column(5, "wind", pa.array(wind)),
+        )
+
+
+def test_a_mistyped_parameter_is_refused_before_any_row_is_read(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", params={"max_dpeth": 3})
+    features = put_features(store, flight_rows())
+    lost = replace(make_context(loop, store, tmp_path / "scratch"), store=LocalStore(tmp_path / "empty"))
+    with pytest.raises(SpecError, match=r"train.params.max_dpeth: .*did you mean 'max_depth'"):
+        train(lost, features)
+
+
+def test_the_recipe_is_spec_and_files_and_nothing_else(tmp_path):
+    plain = recipe_of(make_loop(tmp_path / "a", **SAMPLED))
+    assert recipe_of(make_loop(tmp_path / "b", **SAMPLED)) == plain
+    assert recipe_of(make_loop(tmp_path / "b", **{**SAMPLED, "rounds": 25})) != plain
+    loop = make_loop(tmp_path / "b", **SAMPLED)
+    (tmp_path / "b" / "flights.sql").write_text("select * from flights where not cancelled\n")
+    assert recipe_of(loop) != plain
+
+
+def test_a_key_is_plain_json_and_follows_features_time_and_recipe(store, tmp_path):
+    loop = make_loop(tmp_path / "loop", **SAMPLED)
+    features = put_features(store, flight_rows())
+    context = make_context(loop, store, tmp_path / "scratch")
+    base = key(context, features)
+    assert json.loads(json.dumps(base)) == base
+    assert key(context, features.model_copy(update={"id": "1" * 64})) == base
+    assert key(context, features.model_copy(update={"digest": "1" * 64})) != base
+    assert key(replace(context, as_of=AS_OF + timedelta(days=1)), features) != base
+
+
+def test_a_key_imports_no_learning_library(store, tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from types import SimpleNamespace
+from datetime import datetime, UTC
+import treadle.loop
+loop = treadle.loop.Loop.load({str(tmp_path / "loop.yaml")!r})
+from treadle.stages.train import key
+from treadle.stages import Context
+print(key(Context(loop, datetime(2013, 4, 1, tzinfo=UTC), None, None, Path(), print), SimpleNamespace(digest="x"))["library"])
+heavy = {{"numpy", "pandas", "pyarrow", "xgboost", "sklearn", "skops", "scipy"}} & set(sys.modules)
+sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+    (tmp_path / "flights.sql").write_text("select 1")
+    (tmp_path / "hooks.py").write_text("from sklearn.linear_model import LogisticRegression as model\n")
+    for train_section in ("{}", "{flavour: estimator, hook: 'hooks:model'}"):
+        (tmp_path / "loop.yaml").write_text(
+            "name: flights\ndata:\n  sources: {flights: f.csv}\n  tables:\n    flights: {sql: flights.sql, entity: e, "
+            f"event_time: t, label: y, label_known_at: k}}\ntrain: {train_section}\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
