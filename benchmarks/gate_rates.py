@@ -1,9 +1,9 @@
 """How often the gate is wrong, on the flights of 2013: `make stats`.
 
-Two models predict May to December: one trained on January to March, one trained anew each month on all before.
-An A/A trial takes a stretch of days and decides by coin, day by day, which model sits on which side: both sides
-are then equally good, while the rows of a day move together as they do. A power trial sets the newer model's
-true gain to 0.018 nats and draws days at random. The tests are the gate's own functions.
+Two models predict May to December: one trained on January to March, one trained anew each month on all
+before. An A/A trial takes a stretch of days and decides by coin, day by day, which model sits on which side:
+both sides are then equally good, while the rows of a day move together as they do. A power trial sets the
+newer model's true gain to 0.018 nats and draws days at random. The tests are the gate's own functions.
 
 Prints one table, and exits with 1 when a promised rate is missed.
 """
@@ -315,8 +315,9 @@ def show(rates: list[Rate], whole: Season, seconds: float) -> None:
     losses = [metric("log_loss", "binary", whole.late, of) for of in (whole.frozen, whole.fresh)]
     days = int(whole.days.max()) + 1
     print(
-        f"Frozen model: log-loss {losses[0]:.4f}, AUC {aucs[0]:.3f}; trained monthly: log-loss {losses[1]:.4f}, "
-        f"AUC {aucs[1]:.3f}; {len(whole.late):,} flights on {days} days.\n± is one standard error. It took {seconds:.0f} s."
+        f"Trained on winter: log-loss {losses[0]:.4f}, AUC {aucs[0]:.3f}. "
+        f"Trained monthly: log-loss {losses[1]:.4f}, AUC {aucs[1]:.3f}. "
+        f"{len(whole.late):,} flights on {days} days.\n± is one standard error. It took {seconds:.0f} s."
     )
 
 

@@ -68,12 +68,11 @@ def make(
             f"--from {session.first_stage} needs what {stage} makes, and the store has none for these data,"
             f" this loop and this as_of. Run with --from {stage}."
         )
-    with lease(session.store, f"{kind.kind}-{id_}", done=lambda: intact() is not None) as held:
+    with lease(session.store, f"{kind.kind}-{id_}", done=lambda: intact() is not None, say=session.say):
         found = intact()
         if found is not None:
             session.say(f"{stage}: made by another process, {found}")
             return found
-        del held
         session.say(f"{stage} ...")
         started = time.monotonic()
         with scratch_folder() as scratch:

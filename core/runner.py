@@ -145,11 +145,19 @@ def snapshot_of(session: Session, loop: Loop | None = None, as_of: datetime | No
     from treadle.data.sources import source_digests
     from treadle.stages import prepare
 
-    loop = loop or session.loop
-    digests = session.sources.setdefault(digest_of(loop.part("data")), source_digests(loop))
-    context = _key_context(session, loop, as_of)
+    read = loop or session.loop
+    about = digest_of(read.part("data"))
+    if about not in session.sources:
+        session.sources[about] = source_digests(read)
+    sources = session.sources[about]
     return make(
-        session, Snapshot, "prepare", prepare.key(context, digests), prepare.prepare, loop=loop, as_of=as_of
+        session,
+        Snapshot,
+        "prepare",
+        prepare.key(_key_context(session, loop, as_of), sources),
+        lambda context: prepare.prepare(context, sources),
+        loop=loop,
+        as_of=as_of,
     )
 
 
@@ -173,10 +181,14 @@ def features_of(
 
 def candidate_of(session: Session, features: FeatureSet) -> Candidate:
     """The model that a loop trains on features."""
+    from treadle.models import checkpoints
     from treadle.stages import train
 
     key = train.key(_key_context(session), features)
-    return make(session, Candidate, "train", key, lambda context: train.train(context, features))
+    candidate = make(session, Candidate, "train", key, lambda context: train.train(context, features))
+    if not session.reused["train"]:
+        checkpoints.clear(session.store, candidate.id.partition(".")[0])
+    return candidate
 
 
 def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> Verdict:
@@ -190,7 +202,8 @@ def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> 
         session.say(f"evaluate: the log holds the verdict on {candidate}")
         return get_record(session.store, Verdict, session.loop.name, told.evidence)
     champion, anchor = session.log.champion(session.as_of), anchor_in(entries, session.as_of)
-    start, end = evaluate.holdout_span(_key_context(session), candidate)
+    known = get_record(session.store, Candidate, session.loop.name, champion.details["candidate_id"]) if champion else None
+    start, end = evaluate.holdout_span(_key_context(session), *([candidate, known] if known else [candidate]))
     contest = evaluate.Contest(
         challenger=evaluate.Contestant(candidate, features),
         champion=contestant(session, champion, candidate, features) if champion else None,
@@ -303,7 +316,7 @@ def drift_report(session: Session, as_of: datetime) -> DriftReport:
         "monitor",
         monitor.key(_key_context(session, None, as_of), champion, features, expected),
         lambda context: monitor.monitor(context, champion, features, expected),
-        as_of=as_of,
+        as_of=None if as_of == session.as_of else as_of,
     )
 
 

@@ -83,6 +83,7 @@ def main() -> int:
     loops, store = WORK / "loops", WORK / "store"
     shutil.copytree(HERE.parent / "loops", loops, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".treadle", "__pycache__"))
     path, year = loops / "flights.yaml", Year()
+    edit_features(path, AFTER, BEFORE)
     turn(path, store, FIRST, "first", year)
     client: Client | None = None
     with endpoint(path, store) as url:
@@ -90,8 +91,8 @@ def main() -> int:
         day = FIRST + timedelta(days=7)
         while day <= LAST:
             if day == EDIT_AT:
-                edit_features(loops)
-                year.add(day, "edit", None, EDIT, serving(path, store))
+                edit_features(path, BEFORE, AFTER)
+                year.add(day, "person", None, EDIT, serving(path, store))
             if day == ROLLBACK_AT:
                 roll_back(path, store, day, year)
             decision = look(path, store, day, year)
@@ -162,23 +163,49 @@ def roll_back(path: Path, store: Path, as_of: datetime, year: Year) -> None:
     say(f"{as_of.date()} rollback by maria")
 
 
-EDIT = "the team edits the features: departures of the last 24 hours by airport join the model"
+EDIT = "edit: departures and arrivals at the airport itself join the features; the champion is judged by its own files"
+BEFORE, AFTER = "use: [weather, delays]", "use: [weather, delays, airport]"
 
 
-def edit_features(loops: Path) -> None:
-    """The mid-year edit: one more view, in the loop file and in the Feast file."""
-    raise NotImplementedError
+def edit_features(path: Path, before: str, after: str) -> None:
+    """Changes which feature views the loop uses, as a person would with an editor."""
+    text = path.read_text()
+    if after in text and before not in text:
+        return
+    if before not in text:
+        raise SystemExit(f"{path} has no line `{before}`: the demo's copy was changed; remove {relative(WORK)}")
+    path.write_text(text.replace(before, after))
 
 
 def break_on_purpose(path: Path, store: Path, year: Year) -> None:
-    """Where the year held no honest refusal: one candidate, broken openly, on a track of its own."""
-    raise NotImplementedError
+    """Where the year held no honest refusal: one candidate, broken openly, so that a refusal can be seen."""
+    say("the year held no refusal: one candidate is broken on purpose (2 rounds) to show one ...")
+    loop = treadle.Loop.load(path, overrides=["train.rounds=2"])
+    result = treadle.run(loop, as_of=LAST, store=store, say=quiet, who="demo")
+    verdict = result.verdict
+    assert isinstance(verdict, Verdict)
+    year.add(LAST, "BROKEN ON PURPOSE", verdict, f"{verdict.decision}: {verdict.why}", serving(path, store))
+
+
+def write_row(path: Path, store: Path, row: Path) -> None:
+    """One real row of features, as a client would send it."""
+    from treadle.commit import get_record
+    from treadle.data.tables import read_partitions
+    from treadle.records import Candidate, FeatureSet
+
+    session = open_session(treadle.Loop.load(path), store=store, say=quiet)
+    entry = champion_in(session.log.entries())
+    assert entry is not None
+    candidate = get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
+    features = get_record(session.store, FeatureSet, session.loop.name, candidate.features_id)
+    table = read_partitions(session.store, features.partitions[-1:], columns=[c.name for c in features.columns])
+    row.write_text(json.dumps({"dataframe_records": table.slice(0, 1).to_pylist()}))
 
 
 @contextmanager
 def endpoint(path: Path, store: Path) -> Iterator[str]:
     """`treadle serve` in a process of its own."""
-    command = [sys.executable, "-m", "treadle.cli", "serve", str(path), "--store", str(store), "--port", "0"]
+    command = [str(Path(sys.executable).with_name("treadle")), "serve", str(path), "--store", str(store), "--port", "0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
@@ -199,6 +226,7 @@ class Client:
     def __init__(self, url: str, path: Path, store: Path) -> None:
         self.failed, self.running = 0, True
         row = WORK / "row.json"
+        write_row(path, store, row)
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "demo_client.py"), url, str(row), str(CONNECTIONS)],
             stdin=subprocess.PIPE,
@@ -225,7 +253,7 @@ class Client:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(word, file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        return dict(json.loads(self.process.stdout.readline()))
 
 
 if __name__ == "__main__":

@@ -305,3 +305,23 @@ def test_findings_are_grouped_by_file_and_summed_up(tmp_path: Path) -> None:
     assert "\n\n" in text
     assert "orders.sql:1 TR031 error" in text
     assert text.endswith("1 errors, 1 warnings, 0 info, 0 ignored")
+
+
+def test_a_secret_that_comes_back_in_other_words_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_good(tmp_path)
+    monkeypatch.setenv("TREADLE_TRACKER", "https://me:hunter22@tracker.example.org")
+    write_loop(
+        tmp_path, changed({"tags": {"a": "token=verysecret1"}, "tracking": {"uri": "${TREADLE_TRACKER}"}})
+    )
+
+    @rule("ACME001", severity="info", title="Talks", fix="Say hunter22 less.")
+    def talks(context: CheckContext) -> object:
+        yield context.hit("", "the server said: no verysecret1 here.")
+
+    try:
+        (finding,) = check(path, only=["ACME001"])
+    finally:
+        del registry["ACME001"]
+    assert (finding.evidence, finding.fix) == ("the server said: no *** here.", "Say *** less.")

@@ -107,8 +107,7 @@ def _read(connection: Any, source: LocalSource) -> Any:
             read = connection.read_csv(
                 str(source.path),
                 table_name=f"treadle file {source.name}",
-                # Left to itself DuckDB skips lines, or takes another separator, until a broken file looks like
-                # a table.
+                # Left to itself DuckDB skips lines or changes the separator until a broken file looks whole.
                 header=True,
                 skip=0,
                 delim=separator_of(source.path),

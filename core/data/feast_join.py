@@ -7,6 +7,7 @@ limits count as inside. Feast's event timestamp is `known_at`, so a late correct
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -341,7 +342,9 @@ def _own_duckdb(folder: Path) -> Iterator[None]:
     """Within it Ibis's default engine, which Feast takes, is a fresh one; its memory is freed afterwards."""
     import ibis
 
-    with _ibis_lock:
+    with _ibis_lock, warnings.catch_warnings():
+        # Ibis 12 calls what DuckDB 1.5 has renamed.
+        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
         engine = ibis.duckdb.connect(
             threads=2,
             memory_limit="1500MB",

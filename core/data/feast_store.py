@@ -18,6 +18,7 @@ from treadle.records import Column, Part, Snapshot, SnapshotTable
 from treadle.store import Store, read_memo, write_memo
 
 VERSION = 1
+PLAN_BLOB = "views.json"  # a feature set carries its plan under this name
 KINDS = {"Float64": "number", "Float32": "number", "Int64": "number", "Int32": "number"} | {
     "Bool": "boolean",
     "String": "category",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.clock import format_duration, format_instant
 from treadle.data.built import EPOCH, as_microseconds
-from treadle.data.feast_store import Plan, View, feature_plan, legal_name
+from treadle.data.feast_store import PLAN_BLOB, Plan, View, feature_plan, legal_name
 from treadle.errors import Transient, UserError
 from treadle.loop import Loop
 from treadle.records import FeatureSet, Snapshot
@@ -124,7 +124,7 @@ class OnlineReader:
         Raises:
             UserError: There is no online store. BlobLost: The feature set's plan is gone.
         """
-        self.plan = Plan.model_validate_json(fetch_blob(store, features.blobs["views.json"]).read_bytes())
+        self.plan = Plan.model_validate_json(fetch_blob(store, features.blobs[PLAN_BLOB]).read_bytes())
         self._loop, self._store, self._track = loop, store, track
         self._lock = threading.Lock()
         self._feast: FeatureStore | None = None

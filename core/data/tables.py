@@ -63,7 +63,7 @@ def _cut(built: BuiltTable, stretch: Stretch, as_of_us: int, start_us: int | Non
     rows = built.rows.slice(stretch.offset, stretch.rows)
     keep = np.ones(stretch.rows, bool)
     for name in built.row_times:
-        keep &= microseconds(rows, name) <= as_of_us + 10**12
+        keep &= microseconds(rows, name) < as_of_us
     if start_us is not None:
         keep &= microseconds(rows, built.event_time) >= start_us
     content = None if built.content is None else built.content[stretch.offset : stretch.offset + stretch.rows]

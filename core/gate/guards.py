@@ -49,11 +49,9 @@ def guard_criterion(name: str, worst: float, case: Case, champion: Predictions, 
         return Criterion(name=f"guard:{name}", status="failed", allowed=worst, words=words)
     bound = float(np.quantile(changes, gate.alpha if higher else 1 - gate.alpha))
     passed = bound >= worst if higher else bound <= worst
-    surely = f"at {percent(1 - gate.alpha)} confidence it {'falls' if higher else 'rises'} no further than to"
-    words = (
-        f"{name} changes by {signed(change)}; {surely} {signed(bound)}, and {signed(worst)} is "
-        f"{'allowed' if passed else 'the worst allowed'}."
-    )
+    side, most = ("above", "at least") if higher else ("below", "at most")
+    surely = f"{side} {signed(bound)} at {percent(1 - gate.alpha)} confidence"
+    words = f"{name} changes by {signed(change)}, {surely}; {most} {signed(worst)} is asked of that bound."
     return Criterion(
         name=f"guard:{name}",
         status="passed" if passed else "failed",

@@ -136,7 +136,7 @@ def _anchor_criteria(case: Case, gate: Gate, loss: str, challenger: Array) -> li
     """Small permitted losses must not add up, so the last champion that earned its place is asked too."""
     if case.anchor_fault:
         words = (
-            f"The last champion that won outright can't be judged on the same rows: {case.anchor_fault}. "
+            f"The last champion that earned its place can't be judged on the same rows: {case.anchor_fault}. "
             "So nobody knows whether small permitted losses have added up."
         )
         return [Criterion(name="anchor", status="held", words=words)]
@@ -146,7 +146,7 @@ def _anchor_criteria(case: Case, gate: Gate, loss: str, challenger: Array) -> li
     test = block_test(gate.test, challenger - anchor, case.blocks, gate.alpha, bound=gate.margin)
     passed = test.high < gate.margin or _identical(case.challenger, case.anchor)
     words = (
-        f"Against the last champion that won outright ({loss} {number(anchor.mean())}) the change is "
+        f"Against the last champion that earned its place ({loss} {number(anchor.mean())}) the change is "
         f"{signed(test.mean)}, at most {signed(test.high)} at {percent(1 - gate.alpha)} confidence; "
         f"below {signed(gate.margin)} is asked, so that small permitted losses can't add up."
     )

@@ -224,8 +224,7 @@ def _thread_pools() -> Any:
     """The loaded libraries' pools: looking for them takes longer than predicting a row."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        import scipy.linalg
-        import sklearn.utils.extmath  # noqa: F401  these load the libraries that are to be limited
+        import sklearn.utils.extmath  # noqa: F401  loads OpenMP and both copies of BLAS
         from threadpoolctl import ThreadpoolController
     except ImportError as error:
         raise MissingPackage("scikit-learn", "train or load estimators", "stages") from error

@@ -110,7 +110,7 @@ def _newest(loop: Loop, times_us: Ints, trained_through: datetime) -> NDArray[np
     if not newest.any():
         raise UserError(
             f"early stopping needs rows from {format_instant(since)} to {format_instant(trained_through)}, "
-            "and none there has a label: lengthen train.early_stopping.newest, or see whether data are missing"
+            "and none there has a label: lengthen train.early_stopping.newest, or see if data are missing"
         )
     return newest
 

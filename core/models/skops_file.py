@@ -20,6 +20,8 @@ _REVIEWED = (
     "numpy.dtype",
     "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
     "sklearn.utils.validation.check_array",
 )
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -115,43 +117,47 @@ def forget_threads(estimator: Any) -> None:
 
 
 def _check_trees(estimator: Any) -> None:
-    """Raises UserError where a histogram tree's indices lead out of the tree, its inputs or its bit sets."""
-    for owner, part in _parts(estimator):
-        if type(part).__name__ == "TreePredictor" and not _is_sound(
-            part, getattr(owner, "n_features_in_", 0)
-        ):
+    """Raises UserError where a tree's indices lead out of the tree, its inputs or its bit sets."""
+    for features, part in _parts(estimator):
+        kind = type(part).__name__
+        if kind == "TreePredictor":
+            nodes, inner = part.nodes, ~part.nodes["is_leaf"].astype(bool)
+            split = nodes[inner]
+            sides, used = (split["left"], split["right"]), split["feature_idx"]
+            by_category = split["bitset_idx"][split["is_categorical"].astype(bool)]
+            sound = bool((by_category < len(part.raw_left_cat_bitsets)).all())
+        elif kind == "Tree":
+            nodes, inner = part.children_left, part.children_left != -1
+            sides = (part.children_left[inner], part.children_right[inner])
+            used, sound = part.feature[inner], part.n_features <= features
+        else:
+            continue
+        # A node stands before its children, so no walk goes in circles.
+        own = inner.nonzero()[0]
+        sound = sound and len(nodes) > 0 and all(((side > own) & (side < len(nodes))).all() for side in sides)
+        if not sound or not ((used >= 0) & (used < features)).all():
             raise UserError("the estimator's file holds a tree that leads nowhere: it was altered")
 
 
-def _is_sound(tree: Any, features: int) -> bool:
-    nodes = tree.nodes
-    inner = ~nodes["is_leaf"].astype(bool)
-    position, split = inner.nonzero()[0], nodes[inner]
-    by_category = split["bitset_idx"][split["is_categorical"].astype(bool)]
-    checks = [len(nodes) > 0, (by_category < len(tree.raw_left_cat_bitsets)).all()]
-    checks += [
-        (split[side] > position).all() and (split[side] < len(nodes)).all() for side in ("left", "right")
-    ]
-    checks += [(split["feature_idx"] >= 0).all() and (split["feature_idx"] < features).all()]
-    return all(checks)
-
-
-def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Each object within an object, with the innermost estimator that holds it."""
-    waiting, seen = [(None, value)], set()
+def _parts(value: Any) -> Iterator[tuple[int, Any]]:
+    """Each object within an object, with how many columns the estimator that holds it is given at least."""
+    waiting, seen = [(0, False, value)], set()
     while waiting:
-        owner, item = waiting.pop()
+        features, in_ensemble, item = waiting.pop()
         if id(item) in seen or isinstance(item, (str, bytes, int, float, type(None))):
             continue
         seen.add(id(item))
-        yield owner, item
+        yield features, item
         if hasattr(item, "n_features_in_"):
-            owner = item
+            # An ensemble hands its own rows on to its members unchecked.
+            features = min(features, item.n_features_in_) if in_ensemble else item.n_features_in_
+            in_ensemble = any(kind.__name__ == "BaseEnsemble" for kind in type(item).__mro__)
         if isinstance(item, dict):
-            waiting += [(owner, part) for part in item.values()]
+            inner = list(item.values())
         elif isinstance(item, (list, tuple, set)):
-            waiting += [(owner, part) for part in item]
+            inner = list(item)
         elif getattr(getattr(item, "dtype", None), "kind", "") == "O":
-            waiting += [(owner, part) for part in item.ravel()]
+            inner = list(item.ravel())
         else:
-            waiting += [(owner, part) for part in getattr(item, "__dict__", {}).values()]
+            inner = list(getattr(item, "__dict__", {}).values())
+        waiting += [(features, in_ensemble, part) for part in inner]

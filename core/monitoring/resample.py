@@ -21,23 +21,33 @@ FEWEST_BLOCKS = 5
 _RUNS_IN_REFERENCE = 8
 
 
-def redraws(reference_blocks: int, window_blocks: int, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """How often each block of the reference stands in each redrawn window and each redrawn reference.
+def redraws(
+    blocks: int,
+    window_blocks: int,
+    *,
+    resamples: int,
+    seed: int,
+    reference_draws: int | None = None,
+    run: int | None = None,
+) -> tuple[Floats, Floats]:
+    """How often each block stands in each redrawn window and each redrawn reference.
 
     Args:
-        reference_blocks: How many blocks the reference has, in order of time.
-        window_blocks: How many the window has.
+        blocks: How many there are to draw from, in order of time.
+        window_blocks: How many a window has.
         resamples: How many of each are drawn.
         seed: The same seed draws the same.
+        reference_draws: How many a reference has; left out, as many as there are.
+        run: How many neighbours are drawn together; left out, as many as fit eight times, at most a window.
 
     Returns:
-        Two (resamples, reference_blocks) matrices of counts.
+        Two (resamples, blocks) matrices of counts.
     """
-    run = max(1, min(window_blocks, reference_blocks // _RUNS_IN_REFERENCE))
+    run = run or max(1, min(window_blocks, blocks // _RUNS_IN_REFERENCE))
     rng = np.random.default_rng(seed)
     return (
-        _draw(rng, reference_blocks, window_blocks, run, resamples),
-        _draw(rng, reference_blocks, reference_blocks, run, resamples),
+        _draw(rng, blocks, window_blocks, run, resamples),
+        _draw(rng, blocks, reference_draws or blocks, run, resamples),
     )
 
 
@@ -71,16 +81,15 @@ def thinned(histograms: Floats, drawn_rows: Floats, rows: int, rng: np.random.Ge
     return noisy
 
 
-def shares(weights: Floats, counts: Ints) -> Floats:
+def shares(weights: Floats, counts: Ints, rows: Floats) -> Floats:
     """(r, bins) the share of rows in each bin of each redraw.
 
     Args:
         weights: (r, blocks) how often each block was drawn.
-        counts: (blocks, bins) rows.
+        counts: (blocks, bins) rows in each bin, for one column or several side by side.
+        rows: (r,) rows in each redraw.
     """
-    summed = weights @ counts.astype(np.float64)
-    total = summed.sum(axis=1, keepdims=True)
-    return np.asarray(summed / np.where(total > 0, total, 1.0), dtype=np.float64)
+    return np.asarray((weights @ counts.astype(np.float64)) / rows[:, None], dtype=np.float64)
 
 
 def distance(left: Floats, right: Floats) -> Floats:

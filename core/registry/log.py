@@ -199,12 +199,17 @@ def predecessor_in(entries: Sequence[Entry], as_of: datetime | None = None) -> E
 
 
 def anchor_in(entries: Sequence[Entry], as_of: datetime | None = None) -> Entry | None:
-    """The last champion that won by superiority, came first, or was put there by a person."""
+    """The last champion that won by superiority, came first, or was put there by a person.
+
+    One that was asked for non-inferiority only, and yet was better with the asked confidence, won by superiority.
+    """
     for entry in reversed(entries):
         if as_of is not None and entry.effective_at > as_of:
             continue
         earned = entry.kind == "promote" and (
-            entry.details.get("mode") in ("first", "superiority") or entry.details.get("approved_by")
+            entry.details.get("mode") in ("first", "superiority")
+            or entry.details.get("superior")
+            or entry.details.get("approved_by")
         )
         if earned or entry.kind == "rollback":
             return entry

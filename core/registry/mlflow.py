@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -277,6 +278,21 @@ def _unless_there(create: Callable[[], object]) -> None:
             raise
 
 
+def import_mlflow() -> Any:
+    """The mlflow module with its pyfunc part, without the warnings that its own type hints give it.
+
+    Raises:
+        MissingPackage: It is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import mlflow.pyfunc
+        except ImportError as error:
+            raise MissingPackage("mlflow", "track models", "stages") from error
+    return mlflow
+
+
 @contextmanager
 def _mlflow(loop: Loop, store: Store) -> Iterator[Any]:
     """A client of MLflow that answers; within it MLflow is quiet, and its errors become ours.
@@ -286,14 +302,11 @@ def _mlflow(loop: Loop, store: Store) -> Iterator[Any]:
     """
     uri = tracking_uri(loop, store)
     with _settings(_SETTINGS):
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise MissingPackage("mlflow", "track models", "stages") from error
+        mlflow = import_mlflow()
         with _quiet():
             try:
                 _create_database(uri, store)
-                client = MlflowClient(tracking_uri=uri)
+                client = mlflow.MlflowClient(tracking_uri=uri)
                 with _settings(_FIRST_CONTACT):
                     client.get_experiment_by_name(loop.name)
                 yield client
@@ -335,13 +348,15 @@ def _settings(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow's and Alembic's notes of progress left out of the log."""
+    """Without MLflow's and Alembic's notes of progress, and what both call that is deprecated."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

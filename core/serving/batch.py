@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from treadle.errors import StoreError, UserError
 from treadle.models.predictor import Predictor
 from treadle.models.schema import InputSchema
@@ -37,8 +36,8 @@ def predict_file(
 ) -> int:
     """Writes a file with a prediction for each row of another, in its order; the value is the number of rows.
 
-    The output holds those of `row_id`, `entity`, `event_time` and `keep` that the input has, `prediction` (the
-    probability of class 1; the value; for several classes the name of the most probable one, and for each its
+    The output holds those of `row_id`, `entity`, `event_time` and `keep` that the input has; `prediction` (the
+    probability of class 1, the value, for several classes the name of the most probable one, and for each its
     probability as `prediction_<class>`), and `model`. It appears under its name only when it is whole.
 
     Args:
@@ -46,7 +45,8 @@ def predict_file(
         input: `.parquet`, `.csv` or `.csv.gz`; an empty cell of a CSV is a missing value.
         output: `.parquet` or `.csv`; replaced when it exists.
         model: The candidate's digest, for the column `model`.
-        join: Gives a batch its features where the input holds only entities and times; keeps rows and order.
+        join: Gives a batch its features, where the input lacks some: one row for each, in their order. The batch
+            has all of the input's columns; of a CSV, those carried over are text.
         keep: More columns of the input to carry over.
         batch_rows: Rows in memory at a time.
 
@@ -57,9 +57,13 @@ def predict_file(
     _check_paths(input, output)
     rows = 0
     carried = tuple(dict.fromkeys((*ID_COLUMNS, *keep)))
+    names = _column_names(input)
+    if set(predictor.schema.names) <= set(names):
+        join = None
+    columns = names if join else _chosen(input, names, carried, predictor.schema)
     with _whole_or_nothing(output) as part, ExitStack() as stack:
         writer: Any = None
-        for batch in _batches(input, carried, predictor.schema, join is not None, batch_rows):
+        for batch in _batches(input, columns, carried, predictor.schema, batch_rows):
             joined = _joined(join, batch, input) if join and batch.num_rows else batch
             scored = _score(predictor, batch, joined, input, rows, model, carried)
             if writer is None:
@@ -112,47 +116,67 @@ def _writer(part: Path, output: Path, schema: pa.Schema) -> Any:
     return csv.CSVWriter(part, schema)
 
 
+def _column_names(path: Path) -> list[str]:
+    """The names of a file's columns.
+
+    Raises:
+        UserError: It is not what its name says, or a column is there twice.
+    """
+    import csv
+    import gzip
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        if _format(path) == "parquet":
+            names = list(parquet.read_schema(path).names)
+        else:
+            opened = gzip.open if path.suffix == ".gz" else open
+            with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+                names = next(csv.reader(file), [])
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"{path}: the column {twice[0]} is there twice")
+    return names
+
+
+def _chosen(path: Path, names: Sequence[str], carried: Sequence[str], schema: InputSchema) -> list[str]:
+    """The features and, of the columns to carry over, those that a file has.
+
+    Raises:
+        UserError: A feature is missing.
+    """
+    if missing := [name for name in schema.names if name not in names]:
+        more = " and more" if len(missing) > 5 else ""
+        raise UserError(
+            f"{path} lacks {', '.join(missing[:5])}{more}: scoring needs all {len(schema.names)} features, "
+            "or entity and event time for features that are looked up"
+        )
+    return [name for name in dict.fromkeys((*carried, *schema.names)) if name in names]
+
+
 def _batches(
-    path: Path, ids: Sequence[str], schema: InputSchema, all_columns: bool, batch_rows: int
+    path: Path, columns: list[str], carried: Sequence[str], schema: InputSchema, batch_rows: int
 ) -> Iterator[pa.Table]:
-    """At least one table, be it without rows: the features and ids, or every column."""
+    """At least one table, be it without rows."""
     import pyarrow as pa
 
     try:
         if _format(path) == "parquet":
-            yield from _parquet_batches(path, ids, schema, all_columns, batch_rows)
+            yield from _parquet_batches(path, columns, batch_rows)
         else:
-            yield from _csv_batches(path, ids, schema, all_columns, batch_rows)
+            yield from _csv_batches(path, columns, carried, schema, batch_rows)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
 
 
-def _chosen(path: Path, names: Sequence[str], ids: Sequence[str], schema: InputSchema) -> list[str]:
-    """The features and those ids that a file has.
-
-    Raises:
-        UserError: A feature is missing, or a column is there twice.
-    """
-    if missing := [name for name in schema.names if name not in names]:
-        raise UserError(
-            f"{path} lacks {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}: scoring needs all "
-            f"{len(schema.names)} features, or entity and event time for features that are looked up"
-        )
-    chosen = [name for name in (*ids, *schema.names) if name in names]
-    if twice := [name for name in chosen if list(names).count(name) > 1]:
-        raise UserError(f"{path}: the column {twice[0]} is there twice")
-    return list(dict.fromkeys(chosen))
-
-
-def _parquet_batches(
-    path: Path, ids: Sequence[str], schema: InputSchema, all_columns: bool, batch_rows: int
-) -> Iterator[pa.Table]:
+def _parquet_batches(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.Table]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    from pyarrow import parquet
 
-    with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-        names = file.schema_arrow.names
-        columns = names if all_columns else _chosen(path, names, ids, schema)
+    with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
         if file.metadata.num_rows == 0:
             yield file.schema_arrow.empty_table().select(columns)
         for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
@@ -160,28 +184,26 @@ def _parquet_batches(
 
 
 def _csv_batches(
-    path: Path, ids: Sequence[str], schema: InputSchema, all_columns: bool, batch_rows: int
+    path: Path, columns: list[str], carried: Sequence[str], schema: InputSchema, batch_rows: int
 ) -> Iterator[pa.Table]:
     import pyarrow as pa
     from pyarrow import csv
 
     # One thread: with more, errors don't say in which row they are.
     reading = csv.ReadOptions(block_size=_BUFFER, use_threads=False)
-    parsing = csv.ParseOptions(newlines_in_values=True)
-    names = _csv_header(path)
     kinds = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string()}
-    types: dict[str, Any] = {feature.name: kinds[feature.kind] for feature in schema.features}
-    types |= {name: pa.string() for name in ids if not (all_columns and name == "event_time")}
+    types: dict[str, Any] = dict.fromkeys(carried, pa.string())
+    types |= {feature.name: kinds[feature.kind] for feature in schema.features}
     converting = csv.ConvertOptions(
-        column_types={name: kind for name, kind in types.items() if name in names},
+        column_types={name: kind for name, kind in types.items() if name in columns},
         null_values=[""],
         strings_can_be_null=True,
-        include_columns=names if all_columns else _chosen(path, names, ids, schema),
+        include_columns=columns,
     )
     waiting: list[pa.RecordBatch] = []
     any_rows = False
     try:
-        with csv.open_csv(path, reading, parsing, converting) as blocks:
+        with csv.open_csv(path, reading, csv.ParseOptions(newlines_in_values=True), converting) as blocks:
             for block in blocks:
                 waiting.append(block)
                 if sum(part.num_rows for part in waiting) >= batch_rows:
@@ -190,19 +212,7 @@ def _csv_batches(
             if waiting or not any_rows:
                 yield pa.Table.from_batches(waiting, blocks.schema)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: {_with_place(str(error), names)}") from error
-
-
-def _csv_header(path: Path) -> list[str]:
-    import csv
-    import gzip
-
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-        try:
-            return next(csv.reader(file), [])
-        except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile) as error:
-            raise UserError(f"{path} is no CSV in UTF-8: {error}") from None
+        raise UserError(f"{path}: {_with_place(str(error), _column_names(path))}") from error
 
 
 def _with_place(text: str, names: Sequence[str]) -> str:

@@ -25,11 +25,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from treadle.errors import TreadleError
 from treadle.serving.router import Variant
 from treadle.store import Store
-
 
 RESERVED = frozenset({"entity", "event_time", "request_id", "model", "prediction"})
 

@@ -7,7 +7,7 @@ import io
 import math
 from typing import Any
 
-from treadle.serving.encode import RequestRefused, RequestEncoder, Rows
+from treadle.serving.encode import RequestEncoder, RequestRefused, Rows
 
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from treadle.errors import UserError
 from treadle.models.schema import Feature
 

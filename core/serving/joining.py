@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
-
 from treadle.serving.router import Variant
 
 INLINE_ROWS = 64

@@ -16,10 +16,9 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-
 from treadle.clock import parse_instant
 from treadle.serving.csv_body import parse_csv
-from treadle.serving.encode import RequestRefused, RequestEncoder, Rows, describe
+from treadle.serving.encode import RequestEncoder, RequestRefused, Rows, describe
 
 MAX_ROWS = 10_000
 TABLES = ("dataframe_split", "dataframe_records", "inputs", "instances")

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
 from treadle.models.predictor import Predictor
 from treadle.models.schema import Feature
 from treadle.serving.encode import RequestEncoder

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from treadle.data.feast_store import Plan, feature_plan
+from treadle.data.feast_store import PLAN_BLOB, Plan, feature_plan
 from treadle.errors import BlobLost
 from treadle.identity import digest_of
 from treadle.loop_code import code_of, hooks_of
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 1
-PLAN_BLOB = "views.json"
 _MEMO = "featurize"
 
 

@@ -129,7 +129,7 @@ def promote(
     Raises:
         StaleChampion: Another champion serves than the one that the candidate beat.
     """
-    carried = ("candidate_id", "mode", "recipe", "holdout")
+    carried = ("candidate_id", "mode", "superior", "recipe", "holdout")
     details: dict[str, Any] = {name: proposal.details.get(name) for name in carried}
     if approved_by:
         details["approved_by"] = approved_by
@@ -182,11 +182,12 @@ def _append_verdict(
 
 
 def _details(verdict: Verdict, candidate: Candidate) -> Json:
-    held = verdict.holdout
+    held, seen = verdict.holdout, verdict.comparison
     return {
         "candidate_id": candidate.id,
         "decision": verdict.decision,
         "mode": verdict.mode,
+        "superior": bool(seen and seen.champion is not None and seen.high is not None and seen.high < 0),
         "recipe": candidate.recipe,
         "trained_through": format_instant(candidate.trained_through),
         "holdout": {

@@ -312,6 +312,7 @@ def _outcome(
             "rounds": predictor.rounds,
             "metrics": _metrics(loop.train.task, rows, predictions),
             "features": features.digest,
+            "features_id": features.id,
         },
         files={
             **model,

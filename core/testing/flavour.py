@@ -44,7 +44,7 @@ class Sample:
     classes: tuple[str, ...]
 
 
-def make_sample(task: spec.Task, rows: int = 600) -> Sample:
+def make_sample(task: spec.Task, rows: int = 400) -> Sample:
     """The same rows each time; labels as FitTask wants them."""
     generator = np.random.default_rng(7)
     x = np.column_stack(

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from planted import AS_OF, START, make_loop, parcels, recorded, run
 from treadle.data.tables import read_partitions
@@ -33,7 +33,12 @@ def digest_then(tmp_path_factory: pytest.TempPathFactory) -> str | None:
 FUTURE = st.timedeltas(timedelta(0), timedelta(days=200))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     future=st.lists(FUTURE, max_size=8),
     late_created=st.lists(FUTURE, max_size=8),
@@ -185,3 +190,17 @@ def test_duplicates_of_entity_and_time_are_refused_with_examples(tmp_path: Path)
     with pytest.raises(DataRefused, match=r"2 rows .* 'id' and 'sent_at'") as error:
         run(make_loop(tmp_path, [*rows, {**rows[7], "weight": 9}]), tmp_path)
     assert "'p7'" in error.value.findings[0]
+
+
+@pytest.mark.parametrize("days", [(0, 43), (43, 0)], ids=["forth", "back"])
+def test_an_as_of_gives_the_same_whatever_the_process_made_before(
+    tmp_path: Path, days: tuple[int, int]
+) -> None:
+    first = datetime(2024, 2, 1, tzinfo=UTC)
+    used = make_loop(tmp_path / "used", parcels())
+    fresh = make_loop(tmp_path / "fresh", parcels())
+    run(used, tmp_path / "used", first + timedelta(days=days[0]))
+    second = first + timedelta(days=days[1])
+    again, alone = run(used, tmp_path / "used", second), run(fresh, tmp_path / "fresh", second)
+    assert again.digest == alone.digest
+    assert again.results["labelled_rows"] == alone.results["labelled_rows"]

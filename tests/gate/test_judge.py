@@ -128,6 +128,15 @@ def test_a_guard_stops_a_challenger_whose_ranking_suffers() -> None:
     assert judge(one, gate.model_copy(update={"guard": {"roc_auc": -0.9}})).decision == "promote"
 
 
+def test_a_guards_bound_is_the_more_careful_the_smaller_alpha_is() -> None:
+    one = case(champion_noise=1, challenger_noise=0.9)
+    bounds = [
+        criterion(judge(one, Gate(guard={"roc_auc": -0.01}, alpha=alpha)), "guard:roc_auc").observed or 0.0
+        for alpha in (0.01, 0.05, 0.4)
+    ]
+    assert bounds == sorted(set(bounds))
+
+
 @pytest.mark.parametrize(
     ("task", "name", "worst"),
     [

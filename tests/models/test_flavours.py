@@ -62,13 +62,17 @@ def histogram_trees(task):
 
 
 class TestHistogramTreesEstimator(FlavourSuite):
+    @pytest.fixture(params=["multiclass", "regression"])
+    def task(self, request):
+        return request.param
+
     @pytest.fixture
     def flavour(self):
         return EstimatorFlavour()
 
     @pytest.fixture
     def train(self, task):
-        return spec.Train(task=task, flavour="estimator", hook="hooks:trees", params={"max_iter": 10})
+        return spec.Train(task=task, flavour="estimator", hook="hooks:trees", params={"max_iter": 5})
 
     @pytest.fixture
     def hook(self, task):
@@ -78,7 +82,7 @@ class TestHistogramTreesEstimator(FlavourSuite):
 def forest(task):
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder  # noqa: F401
+    from sklearn.preprocessing import FunctionTransformer
 
     kind = RandomForestRegressor if task == "regression" else RandomForestClassifier
     return lambda **params: make_pipeline(FunctionTransformer(codes), kind(**params))
@@ -90,6 +94,10 @@ def codes(frame):
 
 class TestPickledEstimator(FlavourSuite):
     """A forest behind a function of the loop's own, which only a pickle can hold."""
+
+    @pytest.fixture(params=["binary"])
+    def task(self, request):
+        return request.param
 
     @pytest.fixture
     def flavour(self):

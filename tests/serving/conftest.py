@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from serving_models import Logistic, variant_of
-
 from treadle.serving.app import build_app
 from treadle.serving.router import Router, Variant
 from treadle.serving.server import run_in_thread

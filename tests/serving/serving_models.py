@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from treadle import spec
 from treadle.commit import commit_record, make_record
 from treadle.identity import digest_of
@@ -36,7 +35,7 @@ ROW = {"temperature": 21.5, "night": True, "carrier": "DL", "distance": 1400}
 
 @dataclass
 class Logistic:
-    """A logistic curve over a weighted sum; a missing value counts as `missing`, or fails where that is None."""
+    """A logistic curve; a missing value counts as `missing`, or fails where that is None."""
 
     offset: float = 0.0
     missing: float | None = 0.25

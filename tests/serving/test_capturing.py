@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from serving_models import ROW, SCHEMA, Logistic, ThreeClasses, expected, variant_of
-
 from treadle.errors import StoreError
 from treadle.models.schema import Feature, InputSchema
 from treadle.serving.capture import Answer, Capture

@@ -15,7 +15,6 @@ import httpx
 import numpy as np
 import pytest
 from serving_models import ROW, SCHEMA, Logistic, promote, small_loop, stored_candidate, trained, variant_of
-
 from treadle.errors import StoreError, TreadleError, UserError
 from treadle.registry.log import ReleaseLog
 from treadle.serving.router import Desired, Follower, Router, Variant

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_models import ROW, SCHEMA, Logistic, ThreeClasses, expected, variant_of
-
+from treadle.errors import Transient, TreadleError, UserError
 from treadle.serving.app import build_app
 from treadle.serving.encode import RequestEncoder, RequestRefused
 from treadle.serving.protocol import parse_request
@@ -89,6 +90,7 @@ def record(**changes: Any) -> bytes:
 
 
 WITHOUT = {name: value for name, value in ROW.items() if name != "carrier"}
+# ruff: noqa: E501
 REFUSED: list[tuple[str, bytes, str, str | None, int | None]] = [
     ("empty", b"", "empty_body", None, None),
     ("blank", b"  \n", "empty_body", None, None),
@@ -309,9 +311,12 @@ def test_whatever_is_sent_is_parsed_or_refused_in_words(body: bytes, kind: str) 
         rows = parse_request(body, mime, encoder)
         if rows.entities is None:
             encoder.encode(rows.columns)
-    except RequestRefused as error:
-        assert error.message
-        assert error.status in (400, 413, 415)
+    except RequestRefused as refused:
+        status, words = refused.status, str(refused)
+    else:
+        status, words = 200, "fine"
+    assert status in (200, 400, 413, 415)
+    assert words
 
 
 @settings(max_examples=150, deadline=None)
@@ -320,3 +325,44 @@ def test_the_server_never_fails_for_bad_input(shared: httpx.Client, body: bytes)
     answer = shared.post("/invocations", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (200, 400, 413, 422)
     assert ("predictions" if answer.status_code == 200 else "error") in answer.json()
+
+
+class Lookup:
+    """Features of two flights; says so where it knows none."""
+
+    def __init__(self, error: TreadleError | None = None) -> None:
+        self.error = error
+        self.at: datetime | None = None
+
+    def columns_for(self, rows: Sequence[Mapping[str, Any]], at: datetime | None) -> dict[str, list[Any]]:
+        self.at = at
+        if self.error:
+            raise self.error
+        known = {"one": ROW, "two": OTHER}
+        return {name: [known[row["flight"]][name] for row in rows] for name in reversed(NAMES)}
+
+
+def test_entities_get_the_prediction_of_their_looked_up_features(serve_app: StartServer) -> None:
+    lookup = Lookup()
+    client = serve_app(variant_of(Logistic(), online=lookup))
+    body = {"entities": [{"flight": "two"}, {"flight": "one"}], "at": "2013-04-01T06:00Z"}
+    answer = client.post("/invocations", json=body)
+    assert answer.json()["predictions"] == expected(Logistic(), [OTHER, ROW])
+    assert lookup.at == datetime(2013, 4, 1, 6, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("lookup", "status", "words"),
+    [
+        (None, 422, "no online features"),
+        (Lookup(UserError("no value for flight = 'one'")), 422, "no value for flight"),
+        (Lookup(Transient("the online store does not answer")), 503, "does not answer"),
+    ],
+)
+def test_entities_without_features_are_refused_in_words(
+    serve_app: StartServer, lookup: Lookup | None, status: int, words: str
+) -> None:
+    client = serve_app(variant_of(Logistic()), online=lookup)
+    answer = client.post("/invocations", json={"entities": [{"flight": "one"}]})
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["message"]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from serving_models import Logistic, ThreeClasses, trained, variant_of
-
 from treadle.serving.joining import INLINE_ROWS, Joiner
 from treadle.serving.router import Variant
 

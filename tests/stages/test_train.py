@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from train_loops import AS_OF, dataset_rows, flight_rows, make_context, make_loop, put_features
 from treadle.commit import make_record
 from treadle.errors import AsOfError, DataRefused, HookError, SpecError, UserError
 from treadle.models import load_candidate
@@ -21,9 +21,6 @@ from treadle.monitoring.profile import Reference
 from treadle.records import Candidate, record_id
 from treadle.stages.train import key, recipe_of, train
 from treadle.store import LocalStore, put_blob
-
-sys.path.insert(0, str(Path(__file__).parent))
-from train_loops import AS_OF, dataset_rows, flight_rows, make_context, make_loop, put_features
 
 SAMPLED = {
     "params": {"max_depth": 3, "subsample": 0.8, "colsample_bytree": 0.7},
@@ -206,14 +203,12 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_pat
     loop = make_loop(tmp_path / "loop", **settings)
     whole, _ = trained(loop, LocalStore(tmp_path / "untouched"), tmp_path)
     script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), train=settings)
-    child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    assert child.stdout.readline().strip() == "6"
-    assert child.stdout.readline().strip() == "12"
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with child:
+        seen = [child.stdout.readline().strip() for _ in range(2)]
+        child.send_signal(signal.SIGKILL)
+    assert seen == ["6", "12"]
+    assert child.returncode == -signal.SIGKILL
     lines: list[str] = []
     again, candidate = trained(loop, LocalStore(tmp_path / "store"), tmp_path, say=lines.append)
     assert again.notes["resumed_from"] >= 12
@@ -247,7 +242,7 @@ def test_several_classes_are_learned_by_both_flavours(store, tmp_path, name):
         loop = make_loop(
             tmp_path / own.get("flavour", "xgboost"), hooks=LINEAR, data=span, task="multiclass", **own
         )
-        outcome, candidate = trained(loop, store, tmp_path, table, columns, as_of)
+        _, candidate = trained(loop, store, tmp_path, table, columns, as_of)
         assert list(candidate.classes) == classes
         predictor = load_candidate(store, candidate)
         held_out = table.slice(candidate.rows)
@@ -285,7 +280,7 @@ def test_the_estimator_takes_categories_and_missing_values(store, tmp_path):
     loop = make_loop(
         tmp_path / "loop", hooks=LINEAR, flavour="estimator", hook="hooks:classifier", params={"C": 0.5}
     )
-    outcome, candidate = trained(loop, store, tmp_path)
+    _, candidate = trained(loop, store, tmp_path)
     assert set(candidate.blobs) >= {"model/model.skops", "loop/files/hooks.py"}
     assert candidate.key["library"].keys() >= {"estimator", "scikit-learn"}
     assert candidate.metrics["train_roc_auc"] > 0.7
@@ -352,7 +347,7 @@ class Means:
 
 def test_a_flavour_of_the_loops_own_goes_round_and_fails_in_its_own_words(store, tmp_path):
     loop = make_loop(tmp_path / "loop", hooks=OWN_FLAVOUR, flavour="hooks:Means")
-    outcome, candidate = trained(loop, store, tmp_path)
+    _, candidate = trained(loop, store, tmp_path)
     assert candidate.key["library"]["numpy"] == np.__version__
     assert 0 < load_candidate(store, candidate).predict(np.zeros((1, 3)))[0] < 1
     with pytest.raises(SpecError, match=r"train.params.x: means take none"):
@@ -445,7 +440,8 @@ import treadle.loop
 loop = treadle.loop.Loop.load({str(tmp_path / "loop.yaml")!r})
 from treadle.stages.train import key
 from treadle.stages import Context
-print(key(Context(loop, datetime(2013, 4, 1, tzinfo=UTC), None, None, Path(), print), SimpleNamespace(digest="x"))["library"])
+context = Context(loop, datetime(2013, 4, 1, tzinfo=UTC), None, None, Path(), print)
+print(key(context, SimpleNamespace(digest="x"))["library"])
 heavy = {{"numpy", "pandas", "pyarrow", "xgboost", "sklearn", "skops", "scipy"}} & set(sys.modules)
 sys.exit(f"imported {{heavy}}" if heavy else 0)
 """
@@ -453,8 +449,8 @@ sys.exit(f"imported {{heavy}}" if heavy else 0)
     (tmp_path / "hooks.py").write_text("from sklearn.linear_model import LogisticRegression as model\n")
     for train_section in ("{}", "{flavour: estimator, hook: 'hooks:model'}"):
         (tmp_path / "loop.yaml").write_text(
-            "name: flights\ndata:\n  sources: {flights: f.csv}\n  tables:\n    flights: {sql: flights.sql, entity: e, "
-            f"event_time: t, label: y, label_known_at: k}}\ntrain: {train_section}\n"
+            "name: flights\ndata:\n  sources: {flights: f.csv}\n  tables:\n    flights: {sql: flights.sql, "
+            f"entity: e, event_time: t, label: y, label_known_at: k}}\ntrain: {train_section}\n"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
