@@ -122,7 +122,7 @@ def rollback(session: Session, reason: str) -> Entry:
         )
     if before is None:
         raise UserError(
-            f"the champion {_short(current)} of {session.loop.name} replaced nothing, so there is nothing to go back to."
+            f"the champion {_short(current)} of {session.loop.name} replaced nothing: there is nothing to go back to."
         )
     promotion = promotion_of(entries, current.candidate or "")
     entry, _ = session.log.append(

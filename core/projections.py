@@ -52,12 +52,12 @@ def require_version(session: Session, candidate: Candidate) -> str:
     Raises:
         Transient: MLflow can't be reached; nothing is released until it can.
     """
-    from treadle.registry import mlflow
+    from treadle.registry.mlflow import project_candidate as write_version
 
     receipt = read_receipt(session, f"candidate-{candidate.id}")
     if receipt is not None and session.first_stage != "deploy":
         return str(receipt["version"])
-    projection = mlflow.project_candidate(session.loop, session.store, session.track, candidate)
+    projection = write_version(session.loop, session.store, session.track, candidate)
     _write_receipt(
         session, f"candidate-{candidate.id}", {"run_id": projection.run_id, "version": projection.version}
     )
@@ -75,10 +75,10 @@ def project(session: Session, entry: Entry | None, candidate: Candidate | None) 
     name = f"champion-{entry.sequence}"
     if read_receipt(session, name) is not None and session.first_stage != "deploy":
         return
-    from treadle.registry import mlflow
+    from treadle.registry.mlflow import set_champion_alias
 
     version = require_version(session, candidate)
-    mlflow.set_champion_alias(session.loop, session.store, session.track, version)
+    set_champion_alias(session.loop, session.store, session.track, version)
     written = materialize(session)
     _write_receipt(session, name, {"version": version, "online": written})
 
@@ -90,7 +90,7 @@ def materialize(session: Session) -> dict[str, int]:
         Rows written, by online view. Older values never overwrite newer ones.
     """
     from treadle.commit import get_record
-    from treadle.data import online
+    from treadle.data.online import materialize as write_newest
     from treadle.recipe import restore_loop
     from treadle.runner import features_by_own_files, snapshot_of
 
@@ -106,7 +106,5 @@ def materialize(session: Session) -> dict[str, int]:
         snapshot = snapshot_of(session, loop, session.as_of)
         features = features_by_own_files(session, candidate, session.as_of)
         session.say(f"deploy: online views of {candidate}")
-        written |= online.materialize(
-            loop, session.store, session.track, snapshot, features.views, session.as_of
-        )
+        written |= write_newest(loop, session.store, session.track, snapshot, features.views, session.as_of)
     return written

@@ -202,8 +202,8 @@ def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> 
         session.say(f"evaluate: the log holds the verdict on {candidate}")
         return get_record(session.store, Verdict, session.loop.name, told.evidence)
     champion, anchor = session.log.champion(session.as_of), anchor_in(entries, session.as_of)
-    known = get_record(session.store, Candidate, session.loop.name, champion.details["candidate_id"]) if champion else None
-    start, end = evaluate.holdout_span(_key_context(session), *([candidate, known] if known else [candidate]))
+    rivals = [_candidate(session, champion)] if champion else []
+    start, end = evaluate.holdout_span(_key_context(session), candidate, *rivals)
     contest = evaluate.Contest(
         challenger=evaluate.Contestant(candidate, features),
         champion=contestant(session, champion, candidate, features) if champion else None,
@@ -212,6 +212,10 @@ def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> 
     )
     key = evaluate.key(_key_context(session), contest)
     return make(session, Verdict, "evaluate", key, lambda context: evaluate.evaluate(context, contest))
+
+
+def _candidate(session: Session, entry: Entry) -> Candidate:
+    return get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
 
 
 def _went_stale(session: Session, told: Entry) -> bool:
@@ -229,7 +233,7 @@ def contestant(session: Session, entry: Entry, candidate: Candidate, features: F
     """The model of a log's entry with the features that its own files make of today's data."""
     from treadle.stages import evaluate
 
-    other = get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
+    other = _candidate(session, entry)
     if other.recipe == candidate.recipe:
         return evaluate.Contestant(other, features)
     try:
@@ -254,11 +258,7 @@ def deploy_champion(session: Session) -> Deployment:
     from treadle.stages import deploy
 
     entry = session.log.champion()
-    candidate = (
-        get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
-        if entry
-        else None
-    )
+    candidate = _candidate(session, entry) if entry else None
     features = (
         get_record(session.store, FeatureSet, session.loop.name, candidate.features_id) if candidate else None
     )
@@ -307,7 +307,7 @@ def drift_report(session: Session, as_of: datetime) -> DriftReport:
             f"{session.loop.name} had no champion on track {session.track} as of {as_of.date()}:"
             " run the loop first, then monitor it."
         )
-    champion = get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
+    champion = _candidate(session, entry)
     features = features_by_own_files(session, champion, as_of)
     expected = _expected(session, champion, as_of)
     return make(

@@ -137,7 +137,10 @@ class Features(Section):
 
 
 class EarlyStopping(Section):
-    """Stop when the loss on the newest `newest` of the training rows (kept out of fitting) has not fallen for `rounds`."""
+    """Stop when the loss on the tail has not fallen for `rounds` rounds.
+
+    The tail is the `newest` of the training rows; it is kept out of fitting.
+    """
 
     rounds: Count = 20
     newest: Duration = timedelta(days=7)
@@ -193,7 +196,11 @@ class Deploy(Section):
 
 
 class Drift(Section):
-    """When inputs count as drifted: a `share` of columns beyond thresholds that hold on `1 - alpha` of resampled references."""
+    """When inputs count as drifted.
+
+    That is when a `share` of the columns lies beyond thresholds which `1 - alpha` of resampled references keep, or
+    when the shares of attribution moved by more than `attribution`, measured on `sample` rows.
+    """
 
     share: Share = 0.3
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
@@ -203,7 +210,10 @@ class Drift(Section):
 
 
 class Quality(Section):
-    """When quality counts as decayed: the loss in the window above the champion's by block-wise test, with enough labels."""
+    """When quality counts as decayed: the window's loss lies above the champion's by more than `margin`.
+
+    Tested by blocks at `alpha`, where at least `min_coverage` of the rows have their labels.
+    """
 
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     margin: float = Field(default=0.01, ge=0)

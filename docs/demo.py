@@ -19,10 +19,9 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import treadle
 from rich.console import Console
 from rich.table import Table
-
-import treadle
 from treadle import acts
 from treadle.clock import parse_instant
 from treadle.records import DriftReport, RetrainDecision, Verdict
@@ -58,13 +57,27 @@ class Year:
 
     def show(self) -> None:
         """The table, on standard output."""
-        table = Table(title="One model's year: flights from New York, 2013", show_lines=True, title_justify="left")
-        columns = ("date", "trigger", "log-loss: champion / challenger", "difference [90 %]", "decision and why", "serves")
+        table = Table(
+            title="One model's year: flights from New York, 2013", show_lines=True, title_justify="left"
+        )
+        columns = (
+            "date",
+            "trigger",
+            "log-loss: champion / challenger",
+            "difference [90 %]",
+            "decision and why",
+            "serves",
+        )
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         Console(width=None if sys.stdout.isatty() else 170).print(table, markup=False)
+
+
+def brief(why: str) -> str:
+    """A verdict's reason without the sentences on the holdout; `treadle history` has them all."""
+    return why.partition(" Judged on")[0]
 
 
 def say(line: str) -> None:
@@ -81,7 +94,12 @@ def quiet(line: str) -> None:
 def main() -> int:
     """The year."""
     loops, store = WORK / "loops", WORK / "store"
-    shutil.copytree(HERE.parent / "loops", loops, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".treadle", "__pycache__"))
+    shutil.copytree(
+        HERE.parent / "loops",
+        loops,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns(".treadle", "__pycache__"),
+    )
     path, year = loops / "flights.yaml", Year()
     edit_features(path, AFTER, BEFORE)
     turn(path, store, FIRST, "first", year)
@@ -108,7 +126,8 @@ def main() -> int:
     if not any("keep" in row[4].split(":")[0] for row in year.rows):
         break_on_purpose(path, store, year)
     year.show()
-    say(f"done in {time.monotonic() - started:.0f} s; look closer: .venv/bin/treadle history {relative(path)} --store {relative(store)}")
+    say(f"done in {time.monotonic() - started:.0f} s; look closer with:")
+    say(f"  .venv/bin/treadle history {relative(path)} --store {relative(store)}")
     return 1 if client is not None and client.failed else 0
 
 
@@ -126,7 +145,7 @@ def serving(path: Path, store: Path) -> str:
 
 def turn(path: Path, store: Path, as_of: datetime, trigger: str, year: Year) -> None:
     """One run of the loop, and the person's answer where one is asked for."""
-    say(f"{as_of.date()} {trigger}: prepare, featurize, train, evaluate, release, deploy ...")
+    say(f"{as_of.date()} {trigger}: prepare, featurize, train, evaluate, release, deploy")
     loop = treadle.Loop.load(path)
     result = treadle.run(loop, as_of=as_of, store=store, say=quiet, who="demo")
     verdict = result.verdict
@@ -140,8 +159,8 @@ def turn(path: Path, store: Path, as_of: datetime, trigger: str, year: Year) -> 
         deploy_champion(session)
         year.add(as_of, "person", None, "approve: maria lets the recipe back in", serving(path, store))
     else:
-        year.add(as_of, trigger, verdict, f"{verdict.decision}: {verdict.why}", serving(path, store))
-    say(f"{as_of.date()} {verdict.decision}: {verdict.why}")
+        year.add(as_of, trigger, verdict, f"{verdict.decision}: {brief(verdict.why)}", serving(path, store))
+    say(f"{as_of.date()} {verdict.decision}: {brief(verdict.why)}")
 
 
 def look(path: Path, store: Path, as_of: datetime, year: Year) -> RetrainDecision:
@@ -150,7 +169,10 @@ def look(path: Path, store: Path, as_of: datetime, year: Year) -> RetrainDecisio
     report, decision = result.monitor, result.retrain
     assert isinstance(report, DriftReport)
     assert isinstance(decision, RetrainDecision)
-    say(f"{as_of.date()} monitor: {report.words}" + (f" -> retrain ({decision.trigger})" if decision.due else ""))
+    say(
+        f"{as_of.date()} monitor: {report.words}"
+        + (f" -> retrain ({decision.trigger})" if decision.due else "")
+    )
     return decision
 
 
@@ -173,7 +195,9 @@ def edit_features(path: Path, before: str, after: str) -> None:
     if after in text and before not in text:
         return
     if before not in text:
-        raise SystemExit(f"{path} has no line `{before}`: the demo's copy was changed; remove {relative(WORK)}")
+        raise SystemExit(
+            f"{path} has no line `{before}`: the demo's copy was changed; remove {relative(WORK)}"
+        )
     path.write_text(text.replace(before, after))
 
 
@@ -184,7 +208,9 @@ def break_on_purpose(path: Path, store: Path, year: Year) -> None:
     result = treadle.run(loop, as_of=LAST, store=store, say=quiet, who="demo")
     verdict = result.verdict
     assert isinstance(verdict, Verdict)
-    year.add(LAST, "BROKEN ON PURPOSE", verdict, f"{verdict.decision}: {verdict.why}", serving(path, store))
+    year.add(
+        LAST, "BROKEN ON PURPOSE", verdict, f"{verdict.decision}: {brief(verdict.why)}", serving(path, store)
+    )
 
 
 def write_row(path: Path, store: Path, row: Path) -> None:
@@ -198,14 +224,24 @@ def write_row(path: Path, store: Path, row: Path) -> None:
     assert entry is not None
     candidate = get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
     features = get_record(session.store, FeatureSet, session.loop.name, candidate.features_id)
-    table = read_partitions(session.store, features.partitions[-1:], columns=[c.name for c in features.columns])
+    table = read_partitions(
+        session.store, features.partitions[-1:], columns=[c.name for c in features.columns]
+    )
     row.write_text(json.dumps({"dataframe_records": table.slice(0, 1).to_pylist()}))
 
 
 @contextmanager
 def endpoint(path: Path, store: Path) -> Iterator[str]:
     """`treadle serve` in a process of its own."""
-    command = [str(Path(sys.executable).with_name("treadle")), "serve", str(path), "--store", str(store), "--port", "0"]
+    command = [
+        str(Path(sys.executable).with_name("treadle")),
+        "serve",
+        str(path),
+        "--store",
+        str(store),
+        "--port",
+        "0",
+    ]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None

@@ -78,7 +78,12 @@ async def main() -> None:
             continue
         tally.stopping = True
         await asyncio.wait(connections, timeout=5)
-        told = {"answers": tally.answers, "failed": tally.failed, "in_order": tally.in_order, "seen": tally.seen}
+        told = {
+            "answers": tally.answers,
+            "failed": tally.failed,
+            "in_order": tally.in_order,
+            "seen": tally.seen,
+        }
         print(json.dumps(told), flush=True)
         return
 

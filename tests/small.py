@@ -65,7 +65,9 @@ load = FeatureView(
 REGIONS = ("north", "south", "east", "west")
 
 
-def write_small_loop(folder: Path, *, days: int = 90, a_day: int = 40, seed: int = 0, shift_from: int = 10**6) -> Path:
+def write_small_loop(
+    folder: Path, *, days: int = 90, a_day: int = 40, seed: int = 0, shift_from: int = 10**6
+) -> Path:
     """The loop file's path; from day `shift_from` on, amounts are larger and matter less."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "orders.yaml").write_text(LOOP)
@@ -92,7 +94,12 @@ def _write_load(path: Path, days: int, rng: random.Random) -> dict[tuple[str, da
 
 
 def _write_orders(
-    path: Path, days: int, a_day: int, load: dict[tuple[str, datetime], float], shift_from: int, rng: random.Random
+    path: Path,
+    days: int,
+    a_day: int,
+    load: dict[tuple[str, datetime], float],
+    shift_from: int,
+    rng: random.Random,
 ) -> None:
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
@@ -105,8 +112,16 @@ def _write_orders(
                 amount = round(rng.gammavariate(2, 30 if shifted else 15), 2)
                 known = START + timedelta(hours=6 * (int((at - START).total_seconds()) // 21600))
                 score = (load[region, known] - 50) / 8 + (0 if shifted else (amount - 30) / 20) - 0.5
-                late = int(rng.random() < 1 / (1 + 2.718281828 ** -score))
+                late = int(rng.random() < 1 / (1 + 2.718281828**-score))
                 delivered = at + timedelta(hours=rng.uniform(6, 60))
                 writer.writerow(
-                    [f"o{day:04d}-{number}", at.isoformat(), region, amount, rng.randint(1, 6), late, delivered.isoformat()]
+                    [
+                        f"o{day:04d}-{number}",
+                        at.isoformat(),
+                        region,
+                        amount,
+                        rng.randint(1, 6),
+                        late,
+                        delivered.isoformat(),
+                    ]
                 )

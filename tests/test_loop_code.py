@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from treadle.errors import HookError, SpecError
 from treadle.loop import Loop
 from treadle.loop_code import code_of, load_hook
@@ -40,7 +39,13 @@ def test_code_follows_imports_through_the_folder_and_no_further(tmp_path: Path) 
         unused_py="",
     )
     (tmp_path / "lib" / "__init__.py").write_text("")
-    assert set(code_of(loop, ["hooks:make"])) == {"hooks.py", "lib/__init__.py", "lib/a.py", "lib/b.py", "late.py"}
+    assert set(code_of(loop, ["hooks:make"])) == {
+        "hooks.py",
+        "lib/__init__.py",
+        "lib/a.py",
+        "lib/b.py",
+        "late.py",
+    }
 
 
 def test_changed_helper_changes_the_code(tmp_path: Path) -> None:
@@ -53,8 +58,11 @@ def test_changed_helper_changes_the_code(tmp_path: Path) -> None:
 
 
 def test_two_folders_with_the_same_module_do_not_meet(tmp_path: Path) -> None:
-    old = load_hook(loop_in(tmp_path / "old", hooks_py="import shared\ndef f(): return shared.x\n", shared_py="x = 1"), "hooks:f", "train.hook")  # fmt: skip
-    new = load_hook(loop_in(tmp_path / "new", hooks_py="def f():\n    import shared\n    return shared.x\n", shared_py="x = 2"), "hooks:f", "train.hook")  # fmt: skip
+    early = "import shared\ndef f(): return shared.x\n"
+    late = "def f():\n    import shared\n    return shared.x\n"
+    old_loop = loop_in(tmp_path / "old", hooks_py=early, shared_py="x = 1")
+    new_loop = loop_in(tmp_path / "new", hooks_py=late, shared_py="x = 2")
+    old, new = (load_hook(loop, "hooks:f", "train.hook") for loop in (old_loop, new_loop))
     assert (old(), new(), old()) == (1, 2, 1)
     assert "hooks" not in sys.modules
     assert "shared" not in sys.modules
@@ -80,7 +88,11 @@ def test_hook_that_raises_shows_its_own_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("gone:f", "gone.py is not in the loop's folder"), ("hooks:g", "no function 'g'"), ("../out.sql", "not in")],
+    [
+        ("gone:f", "gone.py is not in the loop's folder"),
+        ("hooks:g", "no function 'g'"),
+        ("../out.sql", "not in"),
+    ],
 )
 def test_missing_code_is_named(tmp_path: Path, name: str, words: str) -> None:
     loop = loop_in(tmp_path, hooks_py="def f(): return 1\n")

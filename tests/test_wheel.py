@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 import treadle
 from treadle import acts
 from treadle.commit import lost_blobs
@@ -18,12 +16,10 @@ from treadle.store import blob_path
 from wheel import FIRST, SECOND, THIRD, Wheel, copy_of, ids, new_wheel
 
 
-
-
 @pytest.fixture(scope="session")
-def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Wheel, treadle.Run]]:
+def turned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Wheel, treadle.Run]:
     wheel = new_wheel(tmp_path_factory.mktemp("wheel"))
-    yield wheel, wheel.run(FIRST)
+    return wheel, wheel.run(FIRST)
 
 
 @pytest.fixture
@@ -45,7 +41,9 @@ def test_fresh_store_and_folder_give_the_same_ids(turned: tuple[Wheel, treadle.R
     assert ids(new_wheel(tmp_path / "elsewhere").run(FIRST)) == ids(turned[1])
 
 
-def test_track_shares_records_and_has_a_log_of_its_own(turned: tuple[Wheel, treadle.Run], wheel: Wheel) -> None:
+def test_track_shares_records_and_has_a_log_of_its_own(
+    turned: tuple[Wheel, treadle.Run], wheel: Wheel
+) -> None:
     replay = wheel.run(FIRST, track="replay")
     assert ids(replay) == ids(turned[1])
     assert replay.reused["train"]
@@ -81,13 +79,17 @@ def test_override_on_production_waits_for_a_person_and_on_a_track_does_not(wheel
     lenient(wheel)
     wheel.run(SECOND, overrides=("gate.margin=0.6",))
     assert wheel.kinds()[-2:] == ["propose", "hold"]
-    assert status(wheel.session(SECOND))["pending"]["waits_for"].startswith("the run changed the loop by --set")
+    assert status(wheel.session(SECOND))["pending"]["waits_for"].startswith(
+        "the run changed the loop by --set"
+    )
     wheel.run(SECOND, overrides=("gate.margin=0.6",), track="replay")
     assert wheel.kinds("replay")[-1] == "promote"
 
 
 def lenient(wheel: Wheel) -> None:
-    wheel.edit("orders.yaml", "  floor: {roc_auc: 0.55}", "  margin: 0.5\n  suspicious: 0.9\n  slice_limit: 9.0")
+    wheel.edit(
+        "orders.yaml", "  floor: {roc_auc: 0.55}", "  margin: 0.5\n  suspicious: 0.9\n  slice_limit: 9.0"
+    )
     wheel.edit("orders.yaml", "guard: {roc_auc: -0.05}", "guard: {roc_auc: -0.5}")
 
 
@@ -171,7 +173,9 @@ def test_changed_label_definition_holds(wheel: Wheel) -> None:
 
 
 @pytest.mark.parametrize("harm", ["remove", "alter"])
-def test_lost_blob_is_made_again_and_ids_stay(turned: tuple[Wheel, treadle.Run], wheel: Wheel, harm: str) -> None:
+def test_lost_blob_is_made_again_and_ids_stay(
+    turned: tuple[Wheel, treadle.Run], wheel: Wheel, harm: str
+) -> None:
     for kind in ("snapshot", "features", "candidate"):
         record = next(r for r in turned[1].values() if r.kind == kind)
         sha256 = next(sha for name, sha in sorted(record.blobs.items()) if not name.startswith("loop/"))
@@ -184,8 +188,10 @@ def test_lost_blob_is_made_again_and_ids_stay(turned: tuple[Wheel, treadle.Run],
 
 def test_unreachable_tracking_lets_training_go_on_and_release_wait(wheel: Wheel) -> None:
     lenient(wheel)
-    wheel.edit("orders.yaml", "monitor:", "tracking: {uri: 'http://127.0.0.1:9'}\nretry: {attempts: 1}\nmonitor:")
-    with pytest.raises(Transient, match="127.0.0.1:9"):
+    wheel.edit(
+        "orders.yaml", "monitor:", "tracking: {uri: 'http://127.0.0.1:9'}\nretry: {attempts: 1}\nmonitor:"
+    )
+    with pytest.raises(Transient, match=r"127\.0\.0\.1:9"):
         wheel.run(SECOND)
     assert wheel.kinds() == ["propose", "promote"]
     assert wheel.run(SECOND, to="evaluate").verdict.decision == "promote"  # type: ignore[attr-defined]
@@ -203,7 +209,9 @@ def test_monitors_and_triggers_follow_the_champion(wheel: Wheel) -> None:
     assert wheel.kinds().count("retrain") == 1
 
 
-def test_status_names_who_serves_and_what_stands_behind(turned: tuple[Wheel, treadle.Run], wheel: Wheel) -> None:
+def test_status_names_who_serves_and_what_stands_behind(
+    turned: tuple[Wheel, treadle.Run], wheel: Wheel
+) -> None:
     found = status(wheel.session(FIRST))
     assert found["champion"]["candidate"] == turned[1].candidate.digest
     assert found["champion"]["verdict"] == turned[1].verdict.id

@@ -4,8 +4,8 @@ Rows of one day move together, and so do neighbouring days. So whole blocks are 
 as long as the window where the reference has room for several of them: is this week as the weeks were that
 the model learned from? Both sides are redrawn, the window and the reference, for both are samples.
 
-Measured on the flights, odd weeks of 2013 against all even weeks, at alpha 0.01: runs call 1.3 % of columns
-drifted, single days 25 % (weather lasts, and each weekday has its own timetable).
+Measured on the flights, odd weeks of 2013 against all even weeks, at alpha 0.01: runs call 3 % of columns
+drifted, single days 20 % (weather lasts, and each weekday has its own timetable).
 """
 
 from __future__ import annotations

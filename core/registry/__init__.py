@@ -1,0 +1,1 @@
+"""The release log, and its projection in MLflow."""

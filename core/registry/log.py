@@ -133,6 +133,15 @@ class ReleaseLog:
         """The entry, and whether this call made it: one of a kind per subject and `as_of` exists already or is made.
 
         Args:
+            kind: What happened.
+            subject: What it is about; see Entry.
+            why: The reason, in words.
+            as_of: The clock of whoever acts.
+            who: Who acts; defaults to `whoami()`.
+            candidate: See Entry.
+            champion: See Entry.
+            evidence: See Entry.
+            details: What the kind adds.
             due: Looks at the log as it is just before the entry would be made, and raises what forbids it. Asked
                 again whenever another process was quicker.
 

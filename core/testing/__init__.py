@@ -1,0 +1,1 @@
+"""Conformance suites that users subclass: a flavour, a store, a check rule."""

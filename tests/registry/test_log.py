@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from treadle.errors import LogBroken, StaleChampion
 from treadle.registry.log import (
     ReleaseLog,
@@ -26,7 +25,9 @@ from treadle.store import open_store
 DAY = datetime(2013, 4, 1, tzinfo=UTC)
 
 
-def release(log: ReleaseLog, candidate: str, day: int, beats: str | None, mode: str = "non_inferiority") -> None:
+def release(
+    log: ReleaseLog, candidate: str, day: int, beats: str | None, mode: str = "non_inferiority"
+) -> None:
     shared = {"candidate": candidate, "champion": beats, "as_of": DAY + timedelta(days=day), "who": "ci"}
     details = {"candidate_id": f"id-{candidate}", "mode": mode, "recipe": f"recipe-{candidate}"}
     log.append("propose", subject=f"verdict-{candidate}", why="better", details=details, **shared)
@@ -150,7 +151,9 @@ def test_later_proposal_ends_an_earlier_pending_one(log: ReleaseLog) -> None:
     for name in ("a", "b"):
         log.append("propose", subject=f"verdict-{name}", candidate=name, why="", as_of=DAY, who="ci")
     assert pending_in(log.entries()).candidate == "b"  # type: ignore[union-attr]
-    log.append("reject", subject="verdict-b", candidate="b", why="no", as_of=DAY, who="p", details={"by": "person"})
+    log.append(
+        "reject", subject="verdict-b", candidate="b", why="no", as_of=DAY, who="p", details={"by": "person"}
+    )
     assert pending_in(log.entries()) is None
 
 
