@@ -129,8 +129,8 @@ def stored_candidate(store: Store, predictor: Predictor, folder: Path) -> Candid
     blobs = {f"model/{path.name}": put_blob(store, path) for path in sorted(folder.iterdir())}
     results = {
         "flavour": predictor.flavour, "task": predictor.task, "recipe": "r", "trained_from": None,
-        "trained_through": predictor.trained_through, "rows": 400, "metrics": {}, "classes": predictor.classes,
-        "label_definition": "l", "features": "f",
+        "trained_through": predictor.trained_through, "rows": 400, "metrics": {}, "label_definition": "l",
+        "classes": predictor.classes, "features": "f",
     }  # fmt: skip
     record = make_record(
         Candidate,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -83,9 +82,15 @@ def test_a_rollback_serves_the_earlier_model_under_a_higher_version(store: Store
     with serve_in_thread(small_loop(), store, say=quiet) as server:
         assert server.router.serving[0].candidate == second.digest
         entry, _ = ReleaseLog(store, "flights").append(
-            "rollback", subject=first.digest, candidate=first.digest, champion=second.digest, why="worse", who="t",
-            as_of=second.as_of, details={"candidate_id": first.id},
-        )  # fmt: skip
+            "rollback",
+            subject=first.digest,
+            candidate=first.digest,
+            champion=second.digest,
+            why="worse",
+            who="test",
+            as_of=second.as_of,
+            details={"candidate_id": first.id},
+        )
         until(lambda: server.router.serving[0].version == entry.sequence)
         assert server.router.serving[0].candidate == first.digest
 
@@ -227,13 +232,16 @@ def test_a_signal_ends_the_process_after_its_captures_are_written(
     promote(store, candidate, 0)
     command = [sys.executable, "-c", SERVE, str(Path(__file__).parent), store.uri]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        url = process.stderr.readline().split(" on ")[1].strip()
-        until(lambda: httpx.get(f"{url}/ping").status_code == 200)
-        assert httpx.post(f"{url}/invocations", json={"instances": [ROW]}).status_code == 200
-        os.kill(process.pid, number)
-        rest = process.stderr.read()
-        assert process.wait(20) == 0, rest
+        try:
+            assert process.stderr is not None
+            url = process.stderr.readline().split(" on ")[1].strip()
+            until(lambda: httpx.get(f"{url}/ping").status_code == 200, seconds=90)
+            assert httpx.post(f"{url}/invocations", json={"instances": [ROW]}).status_code == 200
+            process.send_signal(number)
+            rest = process.stderr.read()
+            assert process.wait(20) == 0, rest
+        finally:
+            process.kill()
     assert len(store.list(f"captures/flights/production/{candidate.digest[:16]}")) == 1
     assert "Traceback" not in rest
 
