@@ -2,8 +2,8 @@
 
     python benchmarks/load_client.py http://127.0.0.1:8080/invocations request.json --connections 16 --seconds 5
 
-Only the standard library, one process, one asyncio loop. It ends after --seconds, after --requests, or when its standard
-input closes (--until-closed), whichever comes first.
+Only the standard library, one process, one asyncio loop. It ends after --seconds, after --requests, or when its
+standard input closes (--until-closed), whichever comes first.
 
     requests, failed, failures   answers; those that were not 200, and the first few of them in words
     versions                     for each connection the models' versions in the order in which they answered

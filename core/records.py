@@ -6,6 +6,7 @@ run ids) are in neither. `blobs` maps names to the sha256 of files in the store.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -47,7 +48,7 @@ class Record(Part):
 
     def __repr_args__(self) -> Any:
         shown = [("id", self.id[:12]), ("as_of", self.as_of.date().isoformat())]
-        return shown + [(name, getattr(self, name)) for name in self.headline()]
+        return shown + [(name, _brief(getattr(self, name))) for name in self.headline()]
 
     @classmethod
     def headline(cls) -> tuple[str, ...]:
@@ -67,6 +68,15 @@ class Record(Part):
     def to_json(self) -> str:
         """One line of JSON."""
         return self.model_dump_json()
+
+
+def _brief(value: Any) -> Any:
+    """A value as a short description shows it: times by their date, the first words of a text, hashes cut."""
+    if isinstance(value, datetime):
+        return value.date().isoformat()
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 else value if len(value) <= 80 else f"{value[:77]}..."
+    return value
 
 
 class Column(Part):

@@ -60,7 +60,20 @@ def _champion(session: Session, entries: list[Entry], champion: Entry | None) ->
         "trained_through": format_instant(record.trained_through) if record else None,
         "features": record.features if record else None,
         "recipe": record.recipe if record else None,
-        "loss": verdict.comparison.challenger if verdict and verdict.comparison else None,
+        "files": _files(record),
+        "metrics": verdict.metrics.get("challenger", {}) if verdict else {},
+        "criteria": {criterion.name: criterion.status for criterion in verdict.criteria} if verdict else {},
+    }
+
+
+def _files(record: Candidate | None) -> dict[str, str]:
+    """The loop's files that the model was made by, with their hashes."""
+    if record is None:
+        return {}
+    return {
+        name.removeprefix("loop/files/"): sha256[:12]
+        for name, sha256 in record.blobs.items()
+        if name.startswith("loop/files/")
     }
 
 

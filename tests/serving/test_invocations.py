@@ -90,7 +90,6 @@ def record(**changes: Any) -> bytes:
 
 
 WITHOUT = {name: value for name, value in ROW.items() if name != "carrier"}
-# ruff: noqa: E501
 REFUSED: list[tuple[str, bytes, str, str | None, int | None]] = [
     ("empty", b"", "empty_body", None, None),
     ("blank", b"  \n", "empty_body", None, None),
