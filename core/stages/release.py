@@ -41,10 +41,9 @@ def is_intact(log: ReleaseLog, verdict: Verdict, as_of: datetime) -> bool:
     if entry is None or entry.evidence != verdict.id:
         return False
     waiting = pending_in(entries)
-    unfinished = (
-        waiting is not None and waiting.sequence == entry.sequence and not entry.details.get("waits_for")
-    )
-    return not unfinished
+    if waiting is None or waiting.sequence != entry.sequence:
+        return True
+    return any(later.kind == "hold" and later.subject == entry.subject for later in entries[entry.sequence :])
 
 
 def release(context: Context, verdict: Verdict, candidate: Candidate, *, who: str) -> Outcome:
@@ -69,7 +68,7 @@ def release(context: Context, verdict: Verdict, candidate: Candidate, *, who: st
     waits_for = proposal.details.get("waits_for")
     if waits_for is None:
         promote(context.log, proposal, who=who, as_of=context.as_of)
-    elif context.loop.approval != "manual" or verdict.decision == "hold":
+    else:
         context.log.append(
             "hold",
             subject=verdict.id,
