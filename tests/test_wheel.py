@@ -13,18 +13,7 @@ from treadle.errors import AsOfError, NeedsPerson, StaleChampion, Transient, Use
 from treadle.runner import deploy_champion
 from treadle.status import status
 from treadle.store import blob_path
-from wheel import FIRST, SECOND, THIRD, Wheel, copy_of, ids, new_wheel
-
-
-@pytest.fixture(scope="session")
-def turned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Wheel, treadle.Run]:
-    wheel = new_wheel(tmp_path_factory.mktemp("wheel"))
-    return wheel, wheel.run(FIRST)
-
-
-@pytest.fixture
-def wheel(turned: tuple[Wheel, treadle.Run], tmp_path: Path) -> Wheel:
-    return copy_of(turned[0], tmp_path)
+from wheel import FIRST, SECOND, THIRD, Wheel, copy_of, ids, lenient, new_wheel
 
 
 def test_first_run_makes_a_champion_and_a_second_makes_nothing(
@@ -84,13 +73,6 @@ def test_override_on_production_waits_for_a_person_and_on_a_track_does_not(wheel
     )
     wheel.run(SECOND, overrides=("gate.margin=0.6",), track="replay")
     assert wheel.kinds("replay")[-1] == "promote"
-
-
-def lenient(wheel: Wheel) -> None:
-    wheel.edit(
-        "orders.yaml", "  floor: {roc_auc: 0.55}", "  margin: 0.5\n  suspicious: 0.9\n  slice_limit: 9.0"
-    )
-    wheel.edit("orders.yaml", "guard: {roc_auc: -0.05}", "guard: {roc_auc: -0.5}")
 
 
 def test_rollback_returns_and_holds_the_recipe_until_a_person_approves(wheel: Wheel) -> None:

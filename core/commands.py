@@ -1,0 +1,121 @@
+"""What the commands share: options, errors that become words and exit codes, sessions."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from treadle.loop import Loop
+    from treadle.session import Session
+
+app = typer.Typer(
+    name="treadle",
+    help="Keeps machine-learning models alive: prepare, train, judge, release, serve, watch, retrain.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+LoopFile = Annotated[Path, typer.Argument(metavar="LOOP", help="The loop's YAML file.", show_default=False)]
+StoreUri = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URI", envvar="TREADLE_STORE", help="Default: .treadle beside the loop."),
+]
+Track = Annotated[
+    str, typer.Option("--track", metavar="NAME", help="Whose release log: production, or another's.")
+]
+AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The clock, such as 2013-04-01.")]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Who acts; default: TREADLE_USER, or the login.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the log.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. train.rounds=50."),
+]
+
+
+def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """A command whose errors become words on standard error and an exit code."""
+
+    def register(work: Callable[..., int | None]) -> Callable[..., None]:
+        @functools.wraps(work)
+        def run(*args: Any, **options: Any) -> None:
+            from treadle.errors import TreadleError
+
+            try:
+                code = work(*args, **options)
+            except TreadleError as error:
+                fail(error, as_json=bool(options.get("as_json")))
+                code = error.exit_code
+            except BrokenPipeError:
+                code = 0
+            except KeyboardInterrupt:
+                say("interrupted; what was committed stays, and the next run goes on from there")
+                code = 3
+            raise typer.Exit(code or 0)
+
+        return app.command(name)(run)
+
+    return register
+
+
+def fail(error: Any, *, as_json: bool) -> None:
+    """An error in words on standard error, and with --json as an object on standard output."""
+    if as_json:
+        problem = {"type": type(error).__name__, "message": str(error), "retryable": error.retryable}
+        print_json({"error": problem})
+    hint = " (a retry can help)" if error.retryable else ""
+    print(f"treadle: {type(error).__name__}{hint}: {error}", file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """A line of progress on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def load_loop(path: Path, overrides: list[str] | None = None) -> Loop:
+    """The loop of a file; raises SpecError."""
+    from treadle.loop import Loop
+
+    return Loop.load(path, overrides=overrides or ())
+
+
+def session_of(
+    path: Path,
+    store: str | None,
+    track: str,
+    as_of: str | None = None,
+    by: str | None = None,
+    *,
+    act: bool = False,
+) -> Session:
+    """A session on a loop's file; an `act` takes the time of the log's head where the loop's history has ended."""
+    from treadle.acts import act_time
+    from treadle.session import open_session
+
+    loop = load_loop(path)
+    return open_session(
+        loop,
+        as_of=as_of,
+        store=store,
+        track=track,
+        who=by,
+        say=say,
+        as_of_default=(lambda log: act_time(loop.history.to is not None, log)) if act else None,
+    )
