@@ -69,6 +69,12 @@ class XGBoostPredictor:
 
         if not len(x):
             return np.empty((0, len(self.classes)) if self.task == "multiclass" else 0)
+        if len(x) == 1:
+            from treadle.models.xgboost_dense import predict_dense
+
+            single = predict_dense(self.booster, x)
+            if single is not None:
+                return single
         result: Floats = self.booster.inplace_predict(x).astype(np.float64)
         return result
 
