@@ -44,7 +44,7 @@ TTL = {"weather": timedelta(hours=6), "delays": timedelta(hours=2), "airport": t
 CATEGORIES = ("carrier", "origin", "dest")
 OWN = (*CATEGORIES, "distance", "month", "weekday", "hour", "minute", "minute_of_day", "planned_minutes")
 PARAMS = {"max_depth": 6, "learning_rate": 0.1}
-ROUNDS, SEGMENT, SAMPLE = 100, 25, 2000
+ROUNDS, SEGMENT, SAMPLE = 80, 25, 2000
 THREADS = 2
 RULES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "flights": [
@@ -168,7 +168,9 @@ def join(store: Any, flights: Any, folder: Path) -> Any:
     wanted = flights[["flight_id", "predicted_at", "late", *OWN]]
     features = [f"{view}:{field}" for view, fields in FIELDS.items() for field in fields]
     joined = store.get_historical_features(
-        entity_df=wanted.rename(columns={"predicted_at": "event_timestamp"}), features=features, full_feature_names=True
+        entity_df=wanted.rename(columns={"predicted_at": "event_timestamp"}),
+        features=features,
+        full_feature_names=True,
     ).to_df()
     if len(joined) != len(flights):
         raise SystemExit(f"Feast returned {len(joined)} rows for {len(flights)}")
@@ -178,7 +180,7 @@ def join(store: Any, flights: Any, folder: Path) -> Any:
 
 
 def train(fit: Any) -> tuple[Any, dict[str, list[float]], Any]:
-    """The booster, its losses by round, and a function that makes a matrix of rows."""
+    """The booster, its losses by round, and the two functions that make an array and a matrix of rows."""
     import numpy as np
     import pandas as pd
     import xgboost
@@ -216,7 +218,7 @@ def train(fit: Any) -> tuple[Any, dict[str, list[float]], Any]:
         booster = xgboost.train(
             {**params, "seed": done},
             data,
-            SEGMENT,
+            min(SEGMENT, ROUNDS - done),
             evals=[(data, "train")],
             evals_result=history,
             verbose_eval=False,
@@ -310,7 +312,17 @@ def main() -> None:
     step("tracking")
     store.materialize(START, AS_OF)
     step("online store")
-    print(json.dumps({**found, "rows": len(fit), "holdout": len(holdout), "version": made}))
+    print(
+        json.dumps(
+            {
+                **found,
+                "rows": len(fit),
+                "rounds": booster.num_boosted_rounds(),
+                "holdout": len(holdout),
+                "version": made,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> in
     from treadle.check import check as check_loop
     from treadle.check import render, to_json
 
-    findings = check_loop(path)
+    if not path.exists():
+        load_loop(path)
+    findings = check_loop(path, log=_known_log(path, store))
     if as_json:
         print_json(to_json(findings))
     else:
@@ -45,6 +47,22 @@ def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> in
     return (
         1 if any(finding.severity == "error" and not finding.ignored_because for finding in findings) else 0
     )
+
+
+def _known_log(path: Path, store: str | None) -> Any:
+    """The entries of the loop's log where there is a store already, for rules that look at them."""
+    from treadle.errors import TreadleError
+    from treadle.registry.log import ReleaseLog
+    from treadle.session import open_loop_store
+
+    try:
+        loop = load_loop(path)
+        local = store or loop.folder / ".treadle"
+        if "://" not in str(local) and not Path(local).exists():
+            return None
+        return ReleaseLog(open_loop_store(loop, store), loop.name).entries()
+    except TreadleError:
+        return None
 
 
 @command("run")
@@ -272,7 +290,6 @@ def serve(
     """Serve the champion over HTTP, following the release log without dropping a request.
 
     Example: treadle serve loops/flights.yaml --port 8080
-    Then:    curl -s localhost:8080/ping
     """
     from treadle.scoring import online_for
     from treadle.serving.server import serve as serve_loop
@@ -346,8 +363,10 @@ def main() -> None:
     except Exception as error:  # a bug: the traceback helps whoever reports it
         import traceback
 
-        traceback.print_exc()
-        print(f"treadle: failed unexpectedly: {type(error).__name__}: {error}", file=sys.stderr)
+        from treadle.redaction import redacted
+
+        shown = f"{traceback.format_exc()}treadle: failed unexpectedly: {type(error).__name__}: {error}"
+        print(redacted(shown), file=sys.stderr)
         sys.exit(3)
     finally:
         # The interpreter's last collection would walk a million objects of the libraries: 1 to 2 s of CPU.

@@ -38,7 +38,7 @@ By = Annotated[
     str | None, typer.Option("--by", metavar="NAME", help="Who acts; default: TREADLE_USER, or the login.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the log.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. train.rounds=50."),

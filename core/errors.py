@@ -23,12 +23,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from treadle.redaction import redacted
+
 
 class TreadleError(Exception):
-    """A failure that treadle explains. `retryable` says whether trying again can help."""
+    """A failure that treadle explains. `retryable` says whether trying again can help.
+
+    Subclasses put their text together in `words`; `str()` takes credentials out of it.
+    """
 
     exit_code: int = 3
     retryable: bool = False
+
+    def words(self) -> str:
+        """The text, as it was put together."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return redacted(self.words())
 
 
 class UserError(TreadleError):
@@ -64,7 +76,8 @@ class SpecError(UserError):
         super().__init__(tuple(faults))
         self.faults = tuple(faults)
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """One line a fault."""
         return "\n".join(str(fault) for fault in self.faults)
 
 
@@ -75,7 +88,8 @@ class HookError(UserError):
         super().__init__(what, where, details)
         self.what, self.where, self.details = what, where, details
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """What failed, and its own traceback."""
         return f"{self.where}: {self.what} failed:\n{self.details}"
 
 
@@ -90,7 +104,8 @@ class MissingPackage(UserError):
         super().__init__(package, purpose, extra)
         self.package, self.purpose, self.extra = package, purpose, extra
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """What to install."""
         return f'{self.package} is needed to {self.purpose}: pip install "treadle[{self.extra}]"'
 
 
@@ -107,7 +122,8 @@ class DataRefused(Refusal):
         super().__init__(summary, tuple(findings))
         self.summary, self.findings = summary, tuple(findings)
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """The summary, then the findings."""
         return "\n  - ".join([self.summary, *self.findings])
 
 
@@ -134,7 +150,8 @@ class BlobLost(StoreError):
         super().__init__(sha256, problem)
         self.sha256, self.problem = sha256, problem
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """Which blob, and who makes it again."""
         return f"blob {self.sha256} is {self.problem}; the stage that made it will make it again when run"
 
 
@@ -145,7 +162,8 @@ class BlobDeleted(StoreError):
         super().__init__(sha256)
         self.sha256 = sha256
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """Which blob, and where the reason stands."""
         return (
             f"blob {self.sha256} was deleted for good: tombstones/{self.sha256}.json says why."
             " What needs it can't run; take data without it."

@@ -166,7 +166,7 @@ def load_hook(loop: Loop, name: str, field: str) -> Callable[..., Any]:
     with loop_imports(loop):
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a hook's exit must not look like a run that ended well
             raise HookError(
                 f"importing {module_name} for {field}", str(loop.folder), own_traceback(error, loop)
             ) from error
@@ -180,7 +180,7 @@ def load_hook(loop: Loop, name: str, field: str) -> Callable[..., Any]:
         with loop_imports(loop):
             try:
                 return hook(*args, **options)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise HookError(
                     f"the hook {name} for {field}", str(loop.folder), own_traceback(error, loop)
                 ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle.errors import MissingPackage, StoreError, Transient
+from treadle.redaction import cause, redacted
 
 if TYPE_CHECKING:
     from treadle.store import Store
@@ -58,13 +59,15 @@ class ObjectStore:
             except FileExistsError:
                 return False
             except FileNotFoundError as error:
-                raise StoreError(f"the store {self.uri} can't be written: {error}. Does it exist?") from error
+                raise StoreError(
+                    f"the store {self.uri} can't be written: {error}. Does it exist?"
+                ) from cause(error, self.uri)
             except Exception as error:
                 code = _code(error)
                 if code in _EXISTS:
                     return False
                 if code not in _CONFLICTS:
-                    raise self._explained(error, "written") from error
+                    raise self._explained(error, "written") from cause(error, self.uri)
                 time.sleep(
                     0.05 * 2**attempt
                 )  # another's write of the same name is under way: S3 says to ask again
@@ -147,7 +150,9 @@ class ObjectStore:
             except ValueError as error:
                 raise StoreError(
                     f"{self.uri!r} names no store: {error}. Give a folder or s3://..."
-                ) from error
+                ) from cause(error, self.uri)
+            except Exception as error:  # some clients connect at once, and raise what their network library does
+                raise self._explained(error, "opened") from cause(error, self.uri)
             if "s3" in self._opened.protocol:
                 self._opened.retries = _S3_TRIES
             self._pid = os.getpid()
@@ -159,19 +164,21 @@ class ObjectStore:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise self._explained(error, what) from error
+            raise self._explained(error, what) from cause(error, self.uri)
 
     def _explained(self, error: Exception, what: str) -> StoreError | Transient:
         # fsspec lets through what the network libraries raise, which share no base class.
+        problem = redacted(str(error), self.uri)
         if isinstance(error, PermissionError) or type(error).__name__ in (
             "NoCredentialsError",
             "ProfileNotFound",
+            "ParamValidationError",
         ):
             return StoreError(
-                f"the store {self.uri} can't be {what}: {error}. Check the credentials and rights."
+                f"the store {self.uri} can't be {what}: {problem}. Check the address, credentials and rights."
             )
         return Transient(
-            f"the store {self.uri} can't be {what} now: {type(error).__name__}: {error}. Try again."
+            f"the store {self.uri} can't be {what} now: {type(error).__name__}: {problem}. Try again."
         )
 
 

@@ -40,9 +40,7 @@ def project_candidate(session: Session, candidate: Candidate) -> str | None:
     try:
         return require_version(session, candidate)
     except TreadleError as error:
-        warning = f"tracking failed, training goes on: {error}"
-        session.warnings.append(warning)
-        session.say(f"train: {warning}")
+        session.warn(f"tracking failed, training goes on: {error}")
         return None
 
 

@@ -35,6 +35,7 @@ from treadle.registry.log import (
     anchor_in,
     is_verdict,
     looks_in,
+    pending_in,
     verdict_entry,
 )
 from treadle.session import Run, Session, open_session
@@ -104,8 +105,11 @@ def _check_stages(start: str, to: str) -> None:
 def _circle(session: Session, records: dict[str, Record], last: int) -> None:
     """Prepare to deploy, as far as `last`."""
     from treadle import projections
+    from treadle.registry.mlflow import tracking_uri
     from treadle.stages import release
 
+    if last >= 4:
+        tracking_uri(session.loop, session.store)  # a release needs one: better said now than after training
     records["prepare"] = snapshot = snapshot_of(session)
     if last < 1:
         return
@@ -129,6 +133,9 @@ def _circle(session: Session, records: dict[str, Record], last: int) -> None:
         lambda context: release.release(context, verdict, candidate, who=session.who),
         trusted=lambda: release.is_intact(session.log, verdict, session.as_of),
     )
+    waiting = pending_in(session.log.entries())
+    if waiting is not None and waiting.subject == verdict.id:
+        session.warn(f"the challenger waits for a person: {waiting.details.get('waits_for')}")
     if last >= 5:
         records["deploy"] = deploy_champion(session)
 
@@ -200,7 +207,13 @@ def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> 
     if told is not None and told.evidence and not _went_stale(session, told):
         session.reused["evaluate"] = True
         session.say(f"evaluate: the log holds the verdict on {candidate}")
-        return get_record(session.store, Verdict, session.loop.name, told.evidence)
+        verdict = get_record(session.store, Verdict, session.loop.name, told.evidence)
+        if verdict.key.get("spec") != session.loop.part("gate"):
+            session.warn(
+                f"the gate has judged this candidate as of {session.as_of.date()} by other settings;"
+                " that verdict stands. To try a gate, use a track of its own: --track NAME."
+            )
+        return verdict
     champion, anchor = session.log.champion(session.as_of), anchor_in(entries, session.as_of)
     rivals = [_candidate(session, champion)] if champion else []
     start, end = evaluate.holdout_span(_key_context(session), candidate, *rivals)

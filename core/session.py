@@ -35,6 +35,11 @@ class Session:
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     first_stage: str = "prepare"
 
+    def warn(self, words: str) -> None:
+        """Something to be said at the end of a run, too."""
+        self.warnings.append(words)
+        self.say(f"note: {words}")
+
     @property
     def track(self) -> str:
         """The track's name."""
@@ -141,4 +146,5 @@ class Run(Mapping[str, Record]):
     def __repr__(self) -> str:
         lines = [f"Run of {self.loop} as of {self.as_of.date()} on {self.track}"]
         lines += [f"  {stage:<10} {record!r}" for stage, record in self.records.items()]
+        lines += [f"  note: {warning}" for warning in self.warnings]
         return "\n".join(lines)

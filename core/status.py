@@ -7,6 +7,7 @@ from datetime import datetime
 from treadle.clock import format_instant
 from treadle.commit import all_records, find_record
 from treadle.records import Candidate, DriftReport, Json, Verdict
+from treadle.redaction import redacted
 from treadle.registry.log import Entry, champion_in, is_verdict, pending_in, predecessor_in, promotion_of
 from treadle.session import Session
 
@@ -29,7 +30,7 @@ def status(session: Session) -> Json:
     return {
         "loop": session.loop.name,
         "track": session.track,
-        "store": session.store.uri,
+        "store": redacted(session.store.uri),
         "entries": len(entries),
         "champion": _champion(session, entries, champion),
         "predecessor": before.candidate if before else None,
@@ -124,10 +125,12 @@ def _alerts(
     alerts = []
     if pending is not None:
         reason = pending.details.get("waits_for") or "it was never finished: run the loop again"
-        alerts.append(f"a challenger of {pending.as_of.date()} waits for a person: {reason}")
+        alerts.append(
+            f"a challenger of {pending.as_of.date()} waits for `treadle approve` or `treadle reject`: {reason}"
+        )
     verdicts = [entry for entry in entries if is_verdict(entry)]
     if verdicts and verdicts[-1].details.get("decision") == "keep":
-        alerts.append(f"the challenger of {verdicts[-1].as_of.date()} lost: {verdicts[-1].why}")
+        alerts.append(f"the challenger of {verdicts[-1].as_of.date()} lost; its verdict says why")
     if report is not None and report.drifted:
         alerts.append(f"inputs drifted in the window to {report.end.date()}: {report.words}")
     if report is not None and report.quality and report.quality.decayed:

@@ -7,6 +7,9 @@
 <uri>/leases/<name>/<n>.json                      who is at work on what
 <uri>/tombstones/<sha256>.json                    blobs deleted for good
 <uri>/captures/<loop>/<track>/<candidate>/...     what the endpoint answered
+<uri>/checkpoints/<id>/...                        unfinished training
+<uri>/projections/<loop>/<track>/...              receipts of what MLflow and the online store were given
+<uri>/online/, mlflow.db, mlartifacts/            projections themselves, beside a local store that names no other
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def print_status(found: Json) -> None:
         )
     else:
         lines.append("  serves      nothing yet: run the loop")
-    for name, label in (("last_verdict", "verdict"), ("last_retrain", "retrain"), ("pending", "waits")):
+    for name, label in (("last_verdict", "verdict"), ("last_retrain", "retrain")):
         if found[name]:
             lines.append(f"  {label:<11} {found[name]['as_of'][:10]} {found[name]['why']}")
     if found["drift"]:
@@ -88,7 +88,10 @@ def print_champion(at: str, champion: Json | None) -> None:
         return
     width = max(len(name) for name in champion)
     print(f"at {at}:")
-    print("\n".join(f"  {name:<{width}}  {value}" for name, value in champion.items()))
+    for name, value in champion.items():
+        lines = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else [str(value)]
+        for number, line in enumerate(lines or [""]):
+            print(f"  {name if number == 0 else '':<{width}}  {line}")
 
 
 def print_explained(explained: Sequence[Json]) -> None:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -115,7 +116,9 @@ def turn(
     return turn_together(wheel, as_of, death=death, **options)[0]
 
 
-def _call(pipe: Connection, start: Any, function: Any, args: Any) -> None:
+def _call(pipe: Connection, start: Any, death: Death | None, function: Any, args: Any) -> None:
+    if death is not None:
+        _arm(death)
     start.wait(60)
     try:
         pipe.send(("done", function(*args)))
@@ -125,19 +128,26 @@ def _call(pipe: Connection, start: Any, function: Any, args: Any) -> None:
         pipe.send(("traceback", traceback.format_exc()))
 
 
-def call_together(*calls: tuple[Any, ...]) -> list[tuple[str, Any]]:
-    """What several functions, each in a process of its own, came to: ("done", value) or (error's name, words)."""
+def call_together(*calls: tuple[Any, ...], death: Death | None = None) -> list[tuple[str, Any]]:
+    """What several functions, each in a process of its own, came to.
+
+    That is ("done", value), (error's name, words) or ("killed", None).
+    """
     context = _context()
     barrier = context.Barrier(len(calls))
     started = []
     for function, *args in calls:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_call, args=(theirs, barrier, function, args))
+        process = context.Process(target=_call, args=(theirs, barrier, death, function, args))
         process.start()
         theirs.close()
         started.append((process, ours))
-    results = [pipe.recv() for _, pipe in started]
-    for process, _ in started:
+    results: list[tuple[str, Any]] = []
+    for process, pipe in started:
+        try:
+            results.append(pipe.recv())
+        except EOFError:
+            results.append(("killed", None))
         process.join()
     return results
 
@@ -154,11 +164,16 @@ def command(*args: str | Path, env: dict[str, str] | None = None) -> subprocess.
     )
 
 
-def start_command(*args: str | Path) -> subprocess.Popen[str]:
+@contextmanager
+def running_command(*args: str | Path) -> Iterator[subprocess.Popen[str]]:
     """The console script, running; its standard error can be read line by line."""
-    return subprocess.Popen(
-        [str(TREADLE), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    with subprocess.Popen(
+        [str(TREADLE), *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def one_json(text: str) -> Any:

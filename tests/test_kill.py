@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import treadle
-from processes import Death, command, one_json, start_command, turn
+from processes import Death, call_together, command, one_json, running_command, turn
 from treadle import acts
 from treadle.commit import lost_blobs
 from treadle.records import KINDS
@@ -140,43 +140,44 @@ def test_kill_between_proposal_and_hold_still_holds(wheel: Wheel) -> None:
     assert wheel.kinds()[2:] == ["propose", "hold"]
 
 
-@pytest.mark.parametrize(
-    ("act", "left", "log"),
-    [
-        ("approve", ["approve"], ["approve", "promote"]),
-        ("rollback", ["rollback"], ["rollback"]),
-    ],
-)
-def test_act_killed_half_way_is_finished_by_doing_it_again(
-    wheel: Wheel, act: str, left: list[str], log: list[str]
-) -> None:
+def approve(wheel: Wheel, as_of: str) -> int:
+    return len(acts.approve(wheel.session(as_of, who="bea"), "looked at it"))
+
+
+def rollback(wheel: Wheel, as_of: str) -> str:
+    return acts.rollback(wheel.session(as_of, who="bea"), "complaints").kind
+
+
+def test_approval_killed_before_its_promotion_is_finished_by_approving_again(wheel: Wheel) -> None:
     lenient(wheel)
-    if act == "approve":
-        wheel.edit("orders.yaml", "monitor:", "approval: manual\nmonitor:")
+    wheel.edit("orders.yaml", "monitor:", "approval: manual\nmonitor:")
     wheel.run(SECOND)
-    before = len(wheel.kinds())
-    args = (act, wheel.path, "--reason", "looked at it", "--by", "bea", "--as-of", SECOND, "--store", wheel.store)
-    process = start_command(*args)
-    wait_for(lambda: len(log_names(wheel)) > before, process)
-    process.kill()
-    process.wait()
-    assert wheel.kinds()[before:] in (left, log)
-    assert command(*args).returncode == (0 if wheel.kinds()[before:] == log[:1] != log else 0) or act == "rollback"
-    assert wheel.kinds()[before:] == log
-    head = wheel.session(SECOND).log.champion()
-    assert wheel.run(SECOND, start="deploy").deployment.candidate == head.candidate  # type: ignore[attr-defined, union-attr]
+    death = Death("before", "logs/orders/production/00000006")
+    assert call_together((approve, wheel, SECOND), death=death) == [("killed", None)]
+    assert wheel.kinds()[2:] == ["propose", "hold", "approve"]
+    assert call_together((approve, wheel, SECOND)) == [("done", 2)]
+    assert wheel.kinds()[2:] == ["propose", "hold", "approve", "promote"]
+    wheel.run(SECOND)
+    assert_whole(wheel, SECOND, ["propose", "promote", "propose", "hold", "approve", "promote"])
 
 
-def log_names(wheel: Wheel) -> list[str]:
-    folder = wheel.store / "logs" / "orders" / "production"
-    return [name for name in os.listdir(folder) if name[0] != "."] if folder.exists() else []
+def test_rollback_killed_before_its_projections_is_caught_up_by_the_next_run(wheel: Wheel) -> None:
+    lenient(wheel)
+    wheel.run(SECOND)
+    death = Death("after", "logs/orders/production/00000005")
+    assert call_together((rollback, wheel, SECOND), death=death) == [("killed", None)]
+    session = wheel.session(SECOND)
+    assert champion_alias(session.loop, session.store, "production") == "2"
+    wheel.run(SECOND)
+    assert wheel.kinds()[2:] == ["propose", "promote", "rollback"]
+    assert champion_alias(session.loop, session.store, "production") == "1"
 
 
-def wait_for(there: Callable[[], bool], process: object, seconds: float = 120) -> None:
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end, "it never came"
-        assert process.poll() is None, process.communicate()  # type: ignore[attr-defined]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
@@ -185,13 +186,10 @@ def test_console_command_killed_in_training_is_finished_by_the_next(
 ) -> None:
     lenient(wheel)
     args = ("run", wheel.path, "--as-of", SECOND, "--store", wheel.store, "--by", "ann", "--json")
-    process = start_command(*args)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("train: round 10"):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
+    with running_command(*args) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("train: round 10"))
+    assert process.returncode == -signal.SIGKILL
     ended = command(*args)
     assert ended.returncode == 0, ended.stderr
     found = {stage: (record["id"], record["digest"]) for stage, record in one_json(ended.stdout).items()}
@@ -204,11 +202,9 @@ def test_kill_while_mlflows_database_is_made_leaves_nothing_half_made(
 ) -> None:
     wheel = new_wheel(tmp_path)
     args = ("run", wheel.path, "--as-of", FIRST, "--store", wheel.store, "--by", "ann", "--json")
-    process = start_command(*args)
-    wait_for(lambda: any(wheel.store.glob(".new-*mlflow.db")), process)
-    time.sleep(0.5)
-    process.kill()
-    process.wait()
+    with running_command(*args) as process:
+        wait_for(lambda: any(wheel.store.glob(".new-*mlflow.db")), process)
+        time.sleep(0.5)
     ended = command(*args)
     assert ended.returncode == 0, ended.stderr
     found = {stage: (record["id"], record["digest"]) for stage, record in one_json(ended.stdout).items()}
@@ -223,12 +219,11 @@ def test_kill_at_a_time_of_no_ones_choosing(
 ) -> None:
     lenient(wheel)
     for attempt in range(3):
-        process = start_command("run", wheel.path, "--as-of", SECOND, "--store", wheel.store, "--by", "ann")
-        assert process.stderr is not None
-        process.stderr.readline()
-        time.sleep(0.1 + 0.35 * number + 0.12 * attempt)
-        process.kill()
-        process.wait()
+        args = ("run", wheel.path, "--as-of", SECOND, "--store", wheel.store, "--by", "ann")
+        with running_command(*args) as process:
+            assert process.stderr is not None
+            process.stderr.readline()
+            time.sleep(0.1 + 0.35 * number + 0.12 * attempt)
     ended = turn(wheel, SECOND)
     assert ended is not None
     assert ended["ids"] == undisturbed
@@ -251,4 +246,3 @@ def test_unfinished_files_of_killed_writers_are_never_read(wheel: Wheel, turned:
         (folder / ".new-0123456789abcdef").write_bytes(b"half of somethi")
     assert ids(wheel.run(FIRST)) == ids(turned[1])
     assert len(ReleaseLog(wheel.session(FIRST).store, "orders").entries()) == 2
-    acts.pending_in(wheel.session(FIRST).log.entries())

@@ -121,10 +121,31 @@ def _read(connection: Any, source: LocalSource) -> Any:
         raise
     except Exception as error:
         what = "Parquet" if source.format == "parquet" else "CSV"
+        problem = _first_lines(_first_bad_line(connection, source) or error)
         raise UserError(
-            f"the source {source.name!r} ({source.uri}) can't be read as {what}: {_first_lines(error)}. "
+            f"the source {source.name!r} ({source.uri}) can't be read as {what}: {problem}. "
             f"Mend the file, or set `format` and `nulls` of `data.sources.{source.name}`."
         ) from None
+
+
+def _first_bad_line(connection: Any, source: LocalSource) -> Exception | None:
+    """What is wrong with the first bad line of a CSV file: DuckDB's search for a dialect doesn't say."""
+    import csv
+
+    if source.format != "csv":
+        return None
+    delimiter = separator_of(source.path)
+    try:
+        with open(source.path, encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file, delimiter=delimiter), [])
+        columns = {f"column {number}": "VARCHAR" for number in range(len(names))}
+        dialect = {"header": True, "delimiter": delimiter, "quotechar": '"', "escapechar": '"'}
+        reader = connection.con.read_csv(str(source.path), auto_detect=False, columns=columns, **dialect)
+        while reader.fetchmany(100_000):
+            pass
+    except Exception as error:
+        return error
+    return None
 
 
 def _first_lines(error: Exception, count: int = 3) -> str:
@@ -160,11 +181,12 @@ def _expression(loop: Loop, table: str, connection: Any, views: dict[str, Any]) 
     if spec.sql:
         try:
             text = (loop.folder / spec.sql).read_text(encoding="utf-8").strip().rstrip(";")
+            if len(connection.con.extract_statements(text)) > 1:
+                raise ValueError("it holds several statements; write one SELECT, with WITH for its parts.")
             connection.raw_sql(f'CREATE TEMP VIEW "{name}" AS\n{text}')
         except Exception as error:
-            raise HookError(
-                f"the SQL of the table {table!r}", _place(loop, table), _first_lines(error, 12)
-            ) from None
+            problem = _first_lines(error, 12) + _empty_sources(connection, views)
+            raise HookError(f"the SQL of the table {table!r}", _place(loop, table), problem) from None
         return name
     import ibis
     import pandas as pd
@@ -181,6 +203,13 @@ def _expression(loop: Loop, table: str, connection: Any, views: dict[str, Any]) 
     else:
         connection.create_table(name, made, temp=True)
     return name
+
+
+def _empty_sources(connection: Any, views: Mapping[str, Any]) -> str:
+    """A word on sources without rows, whose columns have no types to go by."""
+    counts = {name: connection.raw_sql(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in views}
+    empty = [name for name, rows in counts.items() if not rows]
+    return f"\nNo rows at all are in the source {', '.join(empty)}: is the file whole?" if empty else ""
 
 
 def _described(connection: Any, relation: str) -> list[tuple[str, str]]:

@@ -83,7 +83,7 @@ def load_feast_file(loop: Loop, snapshot: Snapshot) -> tuple[dict[str, FeatureVi
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise HookError(f"the Feast file {name}", str(loop.folder), own_traceback(error, loop)) from error
         finally:
             del sys.modules[module_name]

@@ -13,6 +13,7 @@ from typing import IO, Literal
 from treadle.errors import Transient, TreadleError, UserError
 from treadle.identity import sha256_of_file
 from treadle.loop import Loop
+from treadle.redaction import cause, redacted
 
 _PIECE = 1 << 20
 
@@ -59,7 +60,9 @@ def _opened(loop: Loop, name: str) -> Iterator[IO[bytes]]:
 
         with fsspec.open(uri, "rb") as file:
             yield file
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if _may_pass(error.__cause__):  # what fsspec says of a server that doesn't answer
+            raise Transient(f"{what} could not be read: its server did not answer. Try again.") from None
         raise UserError(
             f"{what} does not exist. Correct `data.sources.{name}` in the loop, or put the file there."
         ) from None
@@ -78,8 +81,23 @@ def _opened(loop: Loop, name: str) -> Iterator[IO[bytes]]:
         raise UserError(f"{what} can't be opened: {error}. Correct `data.sources.{name}`.") from None
     except TreadleError:
         raise
-    except OSError as error:
-        raise Transient(f"{what} could not be read: {error}. Try again.") from error
+    except Exception as error:  # network libraries share no base class
+        problem = f"{what} could not be read: {type(error).__name__}: {redacted(str(error), uri)}."
+        if type(error).__name__ in _REFUSED:
+            raise UserError(f"{problem} Correct the address or the credentials.") from cause(error, uri)
+        raise Transient(f"{problem} Try again.") from cause(error, uri)
+
+
+# By name, as their packages may not be installed.
+_REFUSED = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether an error of the network speaks of a server that is away or busy, not of a file that isn't there."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= 500 or status == 429
+    return isinstance(error, (OSError, TimeoutError)) and not isinstance(error, FileNotFoundError)
 
 
 def fetch_source(loop: Loop, name: str, digest: str, folder: Path) -> LocalSource:

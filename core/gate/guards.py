@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from treadle.gate.metrics import HIGHER_IS_BETTER, metric, metric_resampled
 from treadle.gate.stats import resample_weights
-from treadle.gate.words import number, percent, signed
+from treadle.gate.words import number, percent, signed, signed_apart
 from treadle.records import Criterion
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def guard_criterion(name: str, worst: float, case: Case, champion: Predictions, 
     bound = float(np.quantile(changes, gate.alpha if higher else 1 - gate.alpha))
     passed = bound >= worst if higher else bound <= worst
     side, most = ("above", "at least") if higher else ("below", "at most")
-    surely = f"{side} {signed(bound)} at {percent(1 - gate.alpha)} confidence"
+    surely = f"{side} {signed_apart(bound, worst)} at {percent(1 - gate.alpha)} confidence"
     words = f"{name} changes by {signed(change)}, {surely}; {most} {signed(worst)} is asked of that bound."
     return Criterion(
         name=f"guard:{name}",

@@ -17,6 +17,14 @@ def signed(value: float) -> str:
     return f"{value:+.3g}"
 
 
+def signed_apart(value: float, limit: float) -> str:
+    """As `signed`, with as many digits more as it takes to tell a value from a limit that it isn't."""
+    digits = 3
+    while digits < 12 and value != limit and f"{value:.{digits}g}" == f"{limit:.{digits}g}":
+        digits += 1
+    return f"{value:+.{digits}g}"
+
+
 def probability(value: float) -> str:
     """A p value: never a bare zero."""
     return "p below 0.0001" if value < 1e-4 else f"p {value:.2g}"

@@ -55,9 +55,13 @@ def prepare_rows(loop: Loop, table: pa.Table, columns: Sequence[Column], trained
     _require_enough(y[~newest], newest)
     schema = InputSchema.learn(table.filter(pa.array(~newest)), columns)
     x = schema.encode(table)
-    infinite = [name for position, name in enumerate(schema.names) if np.isinf(x[:, position]).any()]
-    if infinite:
-        raise DataRefused("features hold infinite numbers; make them null in the SQL or hook:", infinite)
+    largest = float(np.finfo(np.float32).max)
+    too_large = [name for j, name in enumerate(schema.names) if (np.abs(x[:, j]) > largest).any()]
+    if too_large:
+        raise DataRefused(
+            "features hold infinite numbers, or ones beyond 3.4e38; make them null in the SQL or hook:",
+            too_large,
+        )
     return Rows(schema, x, y, times_us, newest, classes)
 
 

@@ -30,6 +30,7 @@ from treadle.errors import MissingPackage, Transient, TreadleError, UserError
 from treadle.leases import lease
 from treadle.loop import Loop
 from treadle.records import Candidate, Json
+from treadle.redaction import cause, redacted
 from treadle.registry.log import PRODUCTION
 from treadle.registry.mlflow_model import save_pyfunc
 from treadle.store import LocalStore, Store, fetch_blob, scratch_folder
@@ -81,11 +82,6 @@ def tracking_uri(loop: Loop, store: Store) -> str:
 def model_name(loop: Loop, track: str) -> str:
     """The name of a track's experiment and of its registered model."""
     return loop.name if track == PRODUCTION else f"{loop.name}--{track}"
-
-
-def redacted(text: str) -> str:
-    """A text without the credentials that URIs in it hold."""
-    return re.sub(r"://[^\s/'\"]*@", "://***@", text)
 
 
 def project_candidate(loop: Loop, store: Store, track: str, candidate: Candidate) -> Projection:
@@ -313,7 +309,7 @@ def _mlflow(loop: Loop, store: Store) -> Iterator[Any]:
             except TreadleError:
                 raise
             except Exception as error:
-                raise _explained(error, uri) from (error if redacted(str(error)) == str(error) else None)
+                raise _explained(error, uri) from cause(error)
 
 
 def _explained(error: Exception, uri: str) -> TreadleError:

@@ -236,7 +236,7 @@ def _own_code(loop: Loop) -> Iterator[None]:
             yield
         except TreadleError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not own:
                 raise
             what = f"training with {loop.train.hook or loop.train.flavour}"
