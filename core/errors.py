@@ -42,6 +42,9 @@ class TreadleError(Exception):
     def __str__(self) -> str:
         return redacted(self.words())
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class UserError(TreadleError):
     """What was asked for can't be done as asked; a retry can't help."""

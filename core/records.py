@@ -165,7 +165,7 @@ class Candidate(Record):
     `features` is the digest of the features that it learned from, `features_id` their record's id.
     `trained_through` is exclusive: no row at or after it took part in fitting, early stopping or tuning. Blobs:
     `model/...` the flavour's files, `loop/spec.json` and `loop/files/...` the recipe, `reference.npz` the profile of
-    the training data that monitoring compares with.
+    the training data that monitoring compares with, `rounds.json` the losses of every round.
     """
 
     kind: ClassVar[str] = "candidate"

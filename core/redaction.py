@@ -24,7 +24,9 @@ def redacted(text: str, address: str = "") -> str:
     """
     text = _PARAMETER.sub(r"\1***", _USER.sub("://***@", text))
     for user in _USER.findall(address):
-        text = text.replace(user, "***")
+        password = user.partition(":")[2]
+        for part in (user, password) if len(password) > 3 else (user,):
+            text = text.replace(part, "***")
     return text
 
 

@@ -212,3 +212,14 @@ def test_rebuilt_projections_agree_with_the_log(wheel: Wheel) -> None:
     wheel.run(SECOND, start="deploy")
     assert champion_alias(session.loop, session.store, "production") == "2"
     deploy_champion(wheel.session(SECOND))
+
+
+def test_tracking_holds_the_loss_of_every_round(turned: tuple[Wheel, treadle.Run], wheel: Wheel) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{wheel.store / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("orders")
+    (run,) = client.search_runs([experiment.experiment_id])  # type: ignore[union-attr]
+    assert run.data.tags["treadle.record_id"] == turned[1].candidate.id
+    assert len(client.get_metric_history(run.info.run_id, "train_log_loss")) == 30
+    assert run.data.params["params.max_depth"] == "3"

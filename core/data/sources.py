@@ -94,10 +94,12 @@ _REFUSED = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", 
 
 def _may_pass(error: BaseException | None) -> bool:
     """Whether an error of the network speaks of a server that is away or busy, not of a file that isn't there."""
+    while isinstance(error, FileNotFoundError):
+        error = error.__cause__
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return status >= 500 or status == 429
-    return isinstance(error, (OSError, TimeoutError)) and not isinstance(error, FileNotFoundError)
+    return isinstance(error, (OSError, TimeoutError))
 
 
 def fetch_source(loop: Loop, name: str, digest: str, folder: Path) -> LocalSource:

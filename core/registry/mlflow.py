@@ -309,11 +309,11 @@ def _mlflow(loop: Loop, store: Store) -> Iterator[Any]:
             except TreadleError:
                 raise
             except Exception as error:
-                raise _explained(error, uri) from cause(error)
+                raise _explained(error, uri) from cause(error, uri)
 
 
 def _explained(error: Exception, uri: str) -> TreadleError:
-    problem = f"MLflow at {redacted(uri)} failed: {type(error).__name__}: {redacted(str(error))[:500]}"
+    problem = f"MLflow at {redacted(uri)} failed: {type(error).__name__}: {redacted(str(error), uri)[:500]}"
     if type(error).__name__.startswith("Unsupported"):
         return UserError(f"{problem} Correct tracking.uri in the loop, or MLFLOW_TRACKING_URI.")
     return Transient(f"{problem} What is recorded stands; run again once it answers.")

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from treadle.models.rows import Rows
 
 VERSION = 1
-_HISTORY_POINTS = 200
 
 
 def key(context: Context, features: FeatureSet) -> Json:
@@ -319,23 +318,15 @@ def _outcome(
             **own,
             "loop/spec.json": canonical(recipe_sections(loop)).encode(),
             "reference.npz": reference,
+            "rounds.json": canonical(progress.history).encode(),
         },
         digest=digest_of({**shared, "schema": rows.schema.to_json(), "model": hashes}),
         notes={
             "rounds_trained": progress.reported - progress.resumed_from,
             "resumed_from": progress.resumed_from,
-            "history": _thinned(progress.history),
         },
     )
 
 
 def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _thinned(history: Mapping[str, list[float]]) -> dict[str, list[list[float]]]:
-    """[round, value] pairs by metric, evenly thinned to a few hundred; the last round is always there."""
-    longest = max((len(values) for values in history.values()), default=0)
-    step = -(-longest // _HISTORY_POINTS) or 1
-    kept = [number for number in range(longest) if number % step == 0 or number == longest - 1]
-    return {name: [[number, values[number]] for number in kept] for name, values in history.items()}

@@ -92,9 +92,10 @@ def test_a_candidate_carries_what_judging_serving_and_watching_need(store, tmp_p
         "loop/spec.json",
         "loop/files/flights.sql",
         "reference.npz",
+        "rounds.json",
     } == set(candidate.blobs)
     assert candidate.metrics["train_roc_auc"] > 0.7
-    assert len(outcome.notes["history"]["train_log_loss"]) == 24
+    assert len(json.loads(outcome.files["rounds.json"])["train_log_loss"]) == 24
     predictor = load_candidate(store, candidate)
     assert predictor.schema.names == ("wind", "weekend", "origin")
     assert predictor.schema.features[2].categories == ("EWR", "JFK", "LGA")
@@ -218,7 +219,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_pat
     assert (
         Path(again.files["model/model.ubj"]).read_bytes() == Path(whole.files["model/model.ubj"]).read_bytes()
     )
-    assert again.notes["history"] == whole.notes["history"]
+    assert again.files["rounds.json"] == whole.files["rounds.json"]
 
 
 def test_checkpoints_are_found_by_record_and_cleared(store, tmp_path):
