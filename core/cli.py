@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from treadle.commands import (
@@ -26,6 +26,9 @@ from treadle.commands import (
     print_json,
     session_of,
 )
+
+if TYPE_CHECKING:
+    from treadle.session import Run
 
 
 @command("check")
@@ -87,11 +90,20 @@ def run(
     with _progress() as say:
         result = run_loop(loop, as_of=as_of, start=start, to=to, store=store, track=track, who=by, say=say)
     if as_json:
-        print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
+        print_json(_plain(result))
     else:
         print(result)
-    verdict = result.get("evaluate")
-    return 1 if getattr(verdict, "decision", None) in ("keep", "hold") else 0
+    return _exit_code(result)
+
+
+def _plain(result: Run) -> dict[str, Any]:
+    """Stage name to record, as JSON."""
+    return {stage: record.model_dump(mode="json") for stage, record in result.items()}
+
+
+def _exit_code(result: Run) -> int:
+    """1 where the gate said no, or not without a person."""
+    return 1 if getattr(result.get("evaluate"), "decision", None) in ("keep", "hold") else 0
 
 
 @command("monitor")
@@ -101,24 +113,30 @@ def monitor(
     store: StoreUri = None,
     track: Track = "production",
     by: By = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Run the loop at once if a retrain is due.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Look at the newest window beside the champion's training data, and decide whether to retrain.
 
-    Ends with 0 whether or not a retrain is due; the answer is in `retrain.due`.
+    Ends with 0 whether or not a retrain is due; the answer is in `retrain.due`. With --retrain, as `treadle run`.
 
-    Example: treadle monitor loops/flights.yaml --as-of 2013-04-08
+    Example: treadle monitor loops/flights.yaml --as-of 2013-04-08 --retrain
     """
+    from treadle.runner import run as run_loop
     from treadle.runner import watch
 
     loop = load_loop(path)
     with _progress() as say:
-        result = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say)
+        looked = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say)
+        due = getattr(looked.get("retrain"), "run_as_of", None) if retrain else None
+        turned = run_loop(loop, as_of=due, store=store, track=track, who=by, say=say) if due else None
     if as_json:
-        print_json({stage: record.model_dump(mode="json") for stage, record in result.items()})
+        print_json({**_plain(looked), **(_plain(turned) if turned else {})})
     else:
-        print(result)
-    return 0
+        print("\n".join(str(result) for result in (looked, turned) if result is not None))
+    return _exit_code(turned) if turned else 0
 
 
 @command("status")

@@ -175,7 +175,7 @@ class ObjectStore:
             "ParamValidationError",
         ):
             return StoreError(
-                f"the store {self.uri} can't be {what}: {problem}. Check the address, credentials and rights."
+                f"the store {self.uri} can't be {what}: {problem}. Check the credentials, the address and the rights."
             )
         return Transient(
             f"the store {self.uri} can't be {what} now: {type(error).__name__}: {problem}. Try again."

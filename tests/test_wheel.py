@@ -223,3 +223,19 @@ def test_tracking_holds_the_loss_of_every_round(turned: tuple[Wheel, treadle.Run
     assert run.data.tags["treadle.record_id"] == turned[1].candidate.id
     assert len(client.get_metric_history(run.info.run_id, "train_log_loss")) == 30
     assert run.data.params["params.max_depth"] == "3"
+
+
+def test_monitor_with_retrain_runs_what_is_due(wheel: Wheel) -> None:
+    from typer.testing import CliRunner
+
+    from treadle.cli import app
+
+    told = CliRunner().invoke(
+        app,
+        ["monitor", str(wheel.path), "--store", str(wheel.store), "--as-of", SECOND, "--retrain", "--json"],
+    )
+    found = json.loads(told.stdout)
+    assert found["retrain"]["due"]
+    assert found["evaluate"]["as_of"] == found["retrain"]["run_as_of"]
+    assert told.exit_code == (found["evaluate"]["decision"] == "keep")
+    assert wheel.kinds()[2] == "retrain"
