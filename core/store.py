@@ -291,7 +291,7 @@ def fetch_blob(store: Store, sha256: str) -> Path:
     _refuse_deleted(store, sha256)
     try:
         path = store.local_path(blob_path(sha256))
-        found = sha256_of_file(path)
+        found = _hash_of(path)
     except FileNotFoundError:
         raise BlobLost(sha256, "missing") from None
     except OSError as error:
@@ -301,6 +301,21 @@ def fetch_blob(store: Store, sha256: str) -> Path:
     if found != sha256:
         raise BlobLost(sha256, "altered")
     return path
+
+
+# File to its identity and hash: one process that turns the wheel through a year asks for the same blobs a
+# thousand times. Whatever is written to a file changes its time.
+_hashed: dict[str, tuple[tuple[int, int, int, int], str]] = {}
+
+
+def _hash_of(path: Path) -> str:
+    """The sha256 of a file, read again only when the file is another than when this process last read it."""
+    found = os.stat(path)
+    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    known = _hashed.get(str(path))
+    if known is None or known[0] != identity:
+        known = _hashed[str(path)] = (identity, sha256_of_file(path))
+    return known[1]
 
 
 def _refuse_deleted(store: Store, sha256: str) -> None:

@@ -2,8 +2,8 @@
 
 First champion as of 1 April, then week by week: monitor, triggers, challengers, verdicts; an endpoint that a client
 in another process keeps busy across a promotion; an edit of the features in July; a rollback in September, and the
-person's word that the rolled-back recipe needs afterwards. Everything lives in .treadle/demo; run again, it reuses
-what is there.
+person's word that the rolled-back recipe needs afterwards. Everything lives in .treadle/demo, which each run
+makes anew.
 """
 
 from __future__ import annotations
