@@ -94,10 +94,10 @@ def quiet(line: str) -> None:
 def main() -> int:
     """The year."""
     loops, store = WORK / "loops", WORK / "store"
+    shutil.rmtree(WORK, ignore_errors=True)
     shutil.copytree(
         HERE.parent / "loops",
         loops,
-        dirs_exist_ok=True,
         ignore=shutil.ignore_patterns(".treadle", "__pycache__"),
     )
     path, year = loops / "flights.yaml", Year()
