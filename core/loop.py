@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -72,7 +73,9 @@ class Loop(spec.Section):
     @classmethod
     def of_file(cls, file: LoopFile, *, overrides: Sequence[str] = ()) -> Self:
         """The loop that a parsed file describes. See `load`."""
-        loop = cls.model_validate(apply_overrides(file, overrides), context={"file": file})
+        content = apply_overrides(file, overrides)
+        file = replace(file, replaced=tuple(override.partition("=")[0].strip() for override in overrides))
+        loop = cls.model_validate(content, context={"file": file})
         loop._file, loop._folder, loop._overrides = file, file.path.parent, tuple(overrides)
         return loop
 
@@ -125,7 +128,7 @@ class Loop(spec.Section):
         """A fault at one of this loop's fields, with the file and the line where it stands."""
         if self._file is None:
             return Fault(f"loop {self.name!r}", 0, field, problem, fix)
-        return Fault(str(self._file.path), self._file.line_of(field), field, problem, fix)
+        return Fault(*self._file.place_of(field), field, problem, fix)
 
     def expand(self, text: str, field: str) -> str:
         """`text` with each `${VAR}` or `${VAR:-default}` replaced from the environment.

@@ -15,11 +15,18 @@ from treadle.errors import Fault, SpecError
 
 @dataclass(frozen=True, slots=True)
 class LoopFile:
-    """A parsed loop file: its content, and the line (from 1) of each dotted field."""
+    """A parsed loop file: its content, the line (from 1) of each dotted field, and the fields that `--set` replaced."""
 
     path: Path
     content: dict[str, Any]
     lines: dict[str, int] = field(repr=False)
+    replaced: tuple[str, ...] = ()
+
+    def place_of(self, dotted: str) -> tuple[str, int]:
+        """Where a field was written: the file and its line, or `--set` and 0."""
+        if any(f"{dotted}.".startswith(f"{name}.") for name in self.replaced):
+            return "--set", 0
+        return str(self.path), self.line_of(dotted)
 
     def line_of(self, dotted: str) -> int:
         """The line of a field, or of its nearest enclosing section; 1 where none is known."""
@@ -153,7 +160,7 @@ def faults_of(error: ValidationError, model: type[BaseModel], file: LoopFile | N
         dotted = ".".join(str(part) for part in location)
         known = _fields_at(model, location[:-1]) if item["type"] == "extra_forbidden" else []
         problem, fix = _words(item, known)
-        where, line = (str(file.path), file.line_of(dotted)) if file else ("the loop", 0)
+        where, line = file.place_of(dotted) if file else ("the loop", 0)
         fault = Fault(where, line, dotted, problem, fix)
         if fault not in faults:
             faults.append(fault)

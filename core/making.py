@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,11 +11,12 @@ from typing import Any, TypeVar
 
 from treadle.clock import format_instant
 from treadle.commit import commit_record, find_record, lost_blobs, make_record
-from treadle.errors import TreadleError, UserError
+from treadle.errors import StoreError, Transient, TreadleError, UserError
 from treadle.identity import digest_of
 from treadle.leases import lease
 from treadle.loop import Loop
 from treadle.records import Json, Record, record_id
+from treadle.redaction import cause
 from treadle.session import Session
 from treadle.stages import STAGES, Context, Outcome
 from treadle.store import put_blob, scratch_folder
@@ -112,11 +115,29 @@ def _with_retries(session: Session, what: str, work: Callable[[], Any]) -> Any:
     for attempt in range(1, retry.attempts + 1):
         try:
             return work()
-        except (TreadleError, ConnectionError, TimeoutError) as error:
-            retryable = getattr(error, "retryable", True)
-            if not retryable or attempt == retry.attempts:
-                raise
-            pause = retry.wait.total_seconds() * 2 ** (attempt - 1)
-            session.say(f"{what}: {error} Trying again in {pause:g} s ({attempt} of {retry.attempts}).")
-            time.sleep(pause)
+        except TreadleError as error:
+            told = error
+        except OSError as error:
+            told = _explained(what, error)
+            told.__cause__ = cause(error)
+        if not told.retryable or attempt == retry.attempts:
+            raise told
+        pause = retry.wait.total_seconds() * 2 ** (attempt - 1)
+        session.say(f"{what}: {told} Trying again in {pause:g} s ({attempt} of {retry.attempts}).")
+        time.sleep(pause)
     raise AssertionError("attempts is at least 1")
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def _explained(what: str, error: OSError) -> TreadleError:
+    """What a stage's library said of the network or the disk; any other error is raised as it is."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return Transient(f"{what}: {type(error).__name__}: {error}. Try again.")
+    if error.errno in _DISK:
+        return StoreError(
+            f"{what}: a file can't be written: {error}. Nothing was recorded; make room in the temporary folder"
+            f" {tempfile.gettempdir()} (TMPDIR names another) and in the store, then run again."
+        )
+    raise error

@@ -151,7 +151,7 @@ class ObjectStore:
                 raise StoreError(
                     f"{self.uri!r} names no store: {error}. Give a folder or s3://..."
                 ) from cause(error, self.uri)
-            except Exception as error:  # some clients connect at once, and raise what their network library does
+            except Exception as error:  # some clients connect at once; see _explained
                 raise self._explained(error, "opened") from cause(error, self.uri)
             if "s3" in self._opened.protocol:
                 self._opened.retries = _S3_TRIES
@@ -185,9 +185,11 @@ class ObjectStore:
 def _options(uri: str) -> dict[str, Any]:
     from fsspec.config import conf
 
-    if not uri.startswith(("s3://", "s3a://")) or "config_kwargs" in conf.get("s3", {}):
-        return {}
-    return {"config_kwargs": _S3_CONFIG}
+    # With a listing in its cache fsspec says of files that came since, unasked, that there are none.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith(("s3://", "s3a://")) and "config_kwargs" not in conf.get("s3", {}):
+        options["config_kwargs"] = _S3_CONFIG
+    return options
 
 
 def _code(error: Exception) -> str:

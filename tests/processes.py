@@ -109,9 +109,7 @@ def turn_together(
     return results
 
 
-def turn(
-    wheel: Wheel, as_of: str, *, death: Death | None = None, **options: Any
-) -> dict[str, Any] | None:
+def turn(wheel: Wheel, as_of: str, *, death: Death | None = None, **options: Any) -> dict[str, Any] | None:
     """What one process came to; None when it was killed."""
     return turn_together(wheel, as_of, death=death, **options)[0]
 

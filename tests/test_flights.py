@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 import treadle
 from treadle.check import check, has_errors
 
@@ -26,6 +25,8 @@ def test_one_two_and_four_threads_give_the_same_digests(tmp_path: Path) -> None:
     for threads in (1, 2, 4):
         overrides = [f"data.threads={threads}", f"train.threads={threads}"]
         loop = treadle.Loop.load(LOOP, overrides=overrides)
-        run = treadle.run(loop, as_of="2013-03-01", to="train", store=tmp_path / str(threads), track="threads")
+        run = treadle.run(
+            loop, as_of="2013-03-01", to="train", store=tmp_path / str(threads), track="threads"
+        )
         digests.add(tuple(record.digest for record in run.values()))
     assert len(digests) == 1

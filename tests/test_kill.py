@@ -241,7 +241,9 @@ def test_torn_record_of_another_system_is_told_and_not_trusted(wheel: Wheel) -> 
     assert wheel.kinds() == ["propose", "promote"]
 
 
-def test_unfinished_files_of_killed_writers_are_never_read(wheel: Wheel, turned: tuple[Wheel, treadle.Run]) -> None:
+def test_unfinished_files_of_killed_writers_are_never_read(
+    wheel: Wheel, turned: tuple[Wheel, treadle.Run]
+) -> None:
     for folder in [path for path in wheel.store.rglob("*") if path.is_dir()]:
         (folder / ".new-0123456789abcdef").write_bytes(b"half of somethi")
     assert ids(wheel.run(FIRST)) == ids(turned[1])

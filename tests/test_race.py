@@ -56,7 +56,9 @@ def test_of_two_promotions_at_once_one_is_told_that_it_is_stale(tmp_path: Path, 
     one, two = (propose(log, name, None, "2024-02-12") for name in ("one", "two"))
     results = call_together((promote_in, tmp_path, one), (promote_in, tmp_path, two))
     assert sorted(kind for kind, _ in results) == ["StaleChampion", "done"], results
-    assert [entry.kind for entry in ReleaseLog(LocalStore(tmp_path), "orders").entries()].count("promote") == 1
+    assert [entry.kind for entry in ReleaseLog(LocalStore(tmp_path), "orders").entries()].count(
+        "promote"
+    ) == 1
 
 
 def test_two_loops_that_release_at_once_leave_a_chain_of_champions(wheel: Wheel, tmp_path: Path) -> None:

@@ -226,9 +226,8 @@ def test_tracking_holds_the_loss_of_every_round(turned: tuple[Wheel, treadle.Run
 
 
 def test_monitor_with_retrain_runs_what_is_due(wheel: Wheel) -> None:
-    from typer.testing import CliRunner
-
     from treadle.cli import app
+    from typer.testing import CliRunner
 
     told = CliRunner().invoke(
         app,

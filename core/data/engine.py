@@ -121,7 +121,7 @@ def _read(connection: Any, source: LocalSource) -> Any:
         raise
     except Exception as error:
         what = "Parquet" if source.format == "parquet" else "CSV"
-        problem = _first_lines(_first_bad_line(connection, source) or error)
+        problem = _first_lines(_first_bad_line(connection, source) or error, 5)
         raise UserError(
             f"the source {source.name!r} ({source.uri}) can't be read as {what}: {problem}. "
             f"Mend the file, or set `format` and `nulls` of `data.sources.{source.name}`."
@@ -149,7 +149,8 @@ def _first_bad_line(connection: Any, source: LocalSource) -> Exception | None:
 
 
 def _first_lines(error: Exception, count: int = 3) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error).partition("Possible fixes:")[0]  # DuckDB's advice is for who calls its reader
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:count]).rstrip(".") or type(error).__name__
 
 
