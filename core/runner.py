@@ -60,7 +60,7 @@ def run(
     """Turns the wheel once: every stage from `start` to `to`, what exists reused.
 
     Args:
-        loop: The loop.
+        loop: Whose wheel.
         as_of: The clock; defaults to the end of the loop's history, else today in UTC.
         start: The first stage that may do work; the records of those before it must be in the store.
         to: The last stage.

@@ -98,3 +98,21 @@ def test_leaks_of_other_tasks_are_found_too(tmp_path: Path, task: str) -> None:
     with pytest.raises(DataRefused) as error:
         run(make_loop(tmp_path, rows, task=task), tmp_path)
     assert [line.split(":")[0] for line in error.value.findings] == ["parcels.leak"]
+
+
+def test_a_column_that_tells_one_class_of_several_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    rows, rng = parcels(3000), random.Random(5)
+    for row in rows:
+        row["late"] = rng.choice(["air", "rail", "road"])
+        row["wings"] = int(row["late"] == "air")
+    checks = recorded(run(make_loop(tmp_path, rows, task="multiclass"), tmp_path)).checks
+    found = [check for check in checks if check.column == "wings"]
+    assert [check.status for check in found] == ["warned"]
+
+
+def test_few_rows_are_no_ground_to_stop_for(tmp_path: Path) -> None:
+    rows = parcels(60)
+    for row in rows:
+        row["leak"] = row["late"]
+    checks = recorded(run(make_loop(tmp_path, rows), tmp_path)).checks
+    assert [check.status for check in checks if check.column == "leak"] == ["warned"]
