@@ -65,6 +65,10 @@ def _known_times(loop: Loop, built: BuiltTable, parts: Sequence[CutPartition]) -
     used_at = built.event_time if built.label else built.known_at or built.event_time
     known = {name: built.value_times.get(name, built.known_at) for name in value_columns(built)}
     passed = True
+    if built.label and built.label_known_at:
+        early = _early_labels(built, parts)
+        if early is not None:
+            yield early
     for column, time in known.items():
         result = None
         if time is None:
@@ -89,6 +93,28 @@ def _known_times(loop: Loop, built: BuiltTable, parts: Sequence[CutPartition]) -
             status="passed",
             observed=f"{len(known)} columns, each known by {used_at}",
         )
+
+
+def _early_labels(built: BuiltTable, parts: Sequence[CutPartition]) -> CheckResult | None:
+    """Labels that were known before the question was asked: nearly always a wrong column of time."""
+    import pyarrow.compute as pc
+
+    label_time, event_time = built.label_known_at or "", built.event_time or ""
+    early = 0
+    for part in parts:
+        before: Any = pc.less(part.rows.column(label_time), part.rows.column(event_time))
+        early += sum(before.fill_null(False).to_pylist())
+    if not early:
+        return None
+    return CheckResult(
+        name="leakage.label_time",
+        table=built.name,
+        column=built.label,
+        status="failed",
+        observed=f"{early:,} labels known before {built.event_time}",
+        evidence=f"a label is known after the question is asked: is {built.label_known_at!r} the right column, and"
+        f" {built.event_time!r} the time of the question?",
+    )
 
 
 def _late_values(

@@ -23,6 +23,9 @@ SLOW_RESAMPLES = 1_000
 SUSPICIOUS_METRIC = {"binary": "roc_auc", "multiclass": "roc_auc", "regression": "r2"}
 
 
+ALMOST_PERFECT = 0.999
+
+
 def value(name: str, case: Case, of: Predictions) -> float:
     """A metric of one model on the holdout; NaN where it has no meaning."""
     return metric(name, case.task, case.labels, of.values, of.classes)
@@ -92,6 +95,19 @@ def suspicion(case: Case, champion: Predictions, gate: Gate) -> Criterion | None
         "a leak of the label into the features than progress."
     )
     return Criterion(name="suspicious", status="held", observed=gain, allowed=gate.suspicious, words=words)
+
+
+def too_good(case: Case) -> Criterion | None:
+    """A first champion that hardly errs is held: there is no champion yet to be suspiciously better than."""
+    name = SUSPICIOUS_METRIC[case.task]
+    seen = value(name, case, case.challenger)
+    if not seen >= ALMOST_PERFECT:
+        return None
+    words = (
+        f"{name} is {number(seen)}: so good a first model is more often a leak of the label "
+        "into the features than skill."
+    )
+    return Criterion(name="suspicious", status="held", observed=seen, allowed=ALMOST_PERFECT, words=words)
 
 
 def budget_criteria(gate: Gate, latency_ms: float | None, size_mb: float | None) -> list[Criterion]:

@@ -125,6 +125,9 @@ def _without_champion(
             words=words,
         )
     ]
+    perfect = None if case.fault else guards.too_good(case)
+    if perfect is not None:
+        criteria.append(perfect)
     if case.fault:
         words = f"The champion can't be judged on the same rows: {case.fault}."
         criteria.append(Criterion(name="champion", status="held", words=words))
@@ -186,9 +189,9 @@ def _main_criterion(mode: Mode, comparison: Comparison, gate: Gate) -> Criterion
     high, bound = comparison.high, comparison.bound or 0.0
     passed = high is not None and high < bound
     if mode == "superiority":
-        asked = "all of it below 0 is asked" if passed else "but all of it below 0 is asked"
+        asked = f"{'' if passed else 'but '}all of it below 0 is asked"
     else:
-        asked = f"{'' if passed else 'but '}less than {signed(bound)} is asked of the same recipe"
+        asked = f"{'' if passed else 'but '}an upper end below {signed(bound)} is asked of the same recipe"
     old, new = number(comparison.champion or 0.0), number(comparison.challenger)
     losses = f"{comparison.loss} {new} against the champion's {old}"
     return Criterion(

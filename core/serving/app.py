@@ -189,7 +189,9 @@ class Invocations:
         variant = self._router.route(request_id)
         if variant is None:
             raise RequestRefused(
-                "no_model", "no model serves yet: the release log names no champion", status=503
+                "no_model",
+                "no model serves yet: the champion is being loaded, or the log names none",
+                status=503,
             )
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if len(body) < _LARGE_BODY:

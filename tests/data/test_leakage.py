@@ -116,3 +116,13 @@ def test_few_rows_are_no_ground_to_stop_for(tmp_path: Path) -> None:
         row["leak"] = row["late"]
     checks = recorded(run(make_loop(tmp_path, rows), tmp_path)).checks
     assert [check.status for check in checks if check.column == "leak"] == ["warned"]
+
+
+def test_labels_known_before_the_question_are_refused(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, parcels(300))
+    table = loop.data.tables[loop.data.labelled]
+    (file,) = tmp_path.glob("**/*.sql")
+    early = f"{table.event_time} - INTERVAL 1 DAY AS {table.label_known_at}"
+    file.write_text(f"SELECT * REPLACE ({early}) FROM ({file.read_text()})")
+    with pytest.raises(DataRefused, match="known before"):
+        run(loop, tmp_path)
