@@ -79,7 +79,12 @@ def test_a_column_without_known_at_blocks(tmp_path: Path) -> None:
 def test_a_row_of_the_holdout_that_stands_in_training_too_is_warned_of(tmp_path: Path) -> None:
     rows = parcels()
     again = [
-        {**row, "sent_at": AS_OF - timedelta(days=2), "known_at": AS_OF - timedelta(days=2)}
+        {
+            **row,
+            "sent_at": AS_OF - timedelta(days=2),
+            "known_at": AS_OF - timedelta(days=2),
+            "came_at": AS_OF - timedelta(days=1),
+        }
         for row in rows[:9]
     ]
     checks = recorded(run(make_loop(tmp_path, [*rows, *again]), tmp_path)).checks
