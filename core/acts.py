@@ -19,10 +19,10 @@ from treadle.session import Session
 from treadle.stages.release import champion_is, promote
 
 
-def act_time(session_loop_has_end: bool, log: ReleaseLog) -> datetime:
+def act_time(history_has_ended: bool, log: ReleaseLog) -> datetime:
     """The default time of an act: today, or where the loop's history has ended, that of the log's last entry."""
     head = log.head()
-    return head.effective_at if session_loop_has_end and head else today()
+    return head.effective_at if history_has_ended and head else today()
 
 
 def approve(session: Session, reason: str) -> tuple[Entry, Entry]:

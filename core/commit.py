@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from treadle.errors import BlobLost, StoreError
-from treadle.records import KINDS, Json, Record, record_id
+from treadle.records import Json, Record, record_id
 from treadle.store import Store, fetch_blob
 
 R = TypeVar("R", bound=Record)
@@ -115,8 +115,3 @@ def commit_record(store: Store, record: R) -> R:
         before = get_record(store, type(record), record.loop, record.id)
         if not lost_blobs(store, before):
             return before
-
-
-def kind_of(name: str) -> type[Record]:
-    """The class of a kind by its name."""
-    return KINDS[name]
