@@ -6,7 +6,9 @@ code serves every `as_of` of a process, and a table can't be made to look differ
 
 from __future__ import annotations
 
+import re
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.data.built import BuiltTable, arrange, check_columns, plain_type
-from treadle.data.sources import LocalSource, fetch_source, separator_of
+from treadle.data.sources import LocalSource, fetch_source, refuse_repeated_names, separator_of
 from treadle.errors import HookError, TreadleError, UserError
 from treadle.identity import digest_of
 from treadle.loop import Loop
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _KEPT_BYTES = 2 << 30
+_AT_LINE = re.compile(r"^(LINE (\d+): )(.*)\n( *)\^", re.MULTILINE)
 _kept: OrderedDict[str, BuiltTable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -55,7 +58,7 @@ def build_tables(
         missing = [name for name, key in keys.items() if key not in _kept]
         if missing:
             local = [fetch_source(loop, name, digest, folder) for name, digest in sorted(sources.items())]
-            with _connected(loop, local, folder) as (connection, views):
+            with connected(loop, local, folder) as (connection, views):
                 for name in missing:
                     built = _build(loop, name, connection, views)
                     say(f"prepare: made the table {name}, {built.rows.num_rows:,} rows before any cut")
@@ -80,10 +83,12 @@ def _key(loop: Loop, table: str, sources: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _connected(loop: Loop, sources: list[LocalSource], folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+def connected(loop: Loop, sources: list[LocalSource], folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A DuckDB connection through Ibis, with each source as a table of its name."""
     import ibis
 
+    # Ibis 12 calls what DuckDB 1.5 has renamed, and Feast, once imported, has every deprecation shown.
+    warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning, "ibis")
     connection = ibis.duckdb.connect(threads=loop.data.threads)
     try:
         connection.raw_sql("SET TimeZone = 'UTC'")
@@ -99,6 +104,7 @@ def _connected(loop: Loop, sources: list[LocalSource], folder: Path) -> Iterator
 
 def _read(connection: Any, source: LocalSource) -> Any:
     """A source, parsed once into a table of the connection."""
+    refuse_repeated_names(source)
     try:
         if source.format == "parquet":
             read = connection.read_parquet(str(source.path), table_name=f"treadle file {source.name}")
@@ -180,14 +186,18 @@ def _expression(loop: Loop, table: str, connection: Any, views: dict[str, Any]) 
     spec = loop.data.tables[table]
     name = f"treadle table {table}"
     if spec.sql:
+        lines_before, text = 0, ""
         try:
-            text = (loop.folder / spec.sql).read_text(encoding="utf-8").strip().rstrip(";")
+            text = (loop.folder / spec.sql).read_text(encoding="utf-8").rstrip().rstrip(";")
             if len(connection.con.extract_statements(text)) > 1:
                 raise ValueError("it holds several statements; write one SELECT, with WITH for its parts.")
+            lines_before = 1
             connection.raw_sql(f'CREATE TEMP VIEW "{name}" AS\n{text}')
         except Exception as error:
-            problem = _first_lines(error, 12) + _empty_sources(connection, views)
-            raise HookError(f"the SQL of the table {table!r}", _place(loop, table), problem) from None
+            line, problem = _pointed(error, text)
+            place = _place(loop, table) + (f":{line - lines_before}" if line else "")
+            problem += _empty_sources(connection, views)
+            raise HookError(f"the SQL of the table {table!r}", place, problem) from None
         return name
     import ibis
     import pandas as pd
@@ -204,6 +214,21 @@ def _expression(loop: Loop, table: str, connection: Any, views: dict[str, Any]) 
     else:
         connection.create_table(name, made, temp=True)
     return name
+
+
+def _pointed(error: Exception, query: str) -> tuple[int, str]:
+    """The line that DuckDB complains of, or 0, and its words: with the line's text and a mark under the token."""
+    found = _AT_LINE.search(str(error))
+    words = _first_lines(Exception(str(error)[: found.start()]) if found else error, 12)
+    if found:
+        label, number, text, margin = found.groups()
+        line, margin = int(number), margin[len(label) :]
+    elif query and "end of input" in words:
+        line, text = query.count("\n") + 1, query.rpartition("\n")[2]
+        margin = " " * len(text)
+    else:
+        return 0, words
+    return line, f"{words}{'' if words.endswith('?') else ':'}\n  {text.rstrip()}\n  {margin}^"
 
 
 def _empty_sources(connection: Any, views: Mapping[str, Any]) -> str:
@@ -225,7 +250,7 @@ def describe(loop: Loop, sources: Mapping[str, str], folder: Path) -> tuple[dict
         UserError, HookError: As `build_tables`.
     """
     local = [fetch_source(loop, name, digest, folder) for name, digest in sorted(sources.items())]
-    with _connected(loop, local, folder) as (connection, views):
+    with connected(loop, local, folder) as (connection, views):
         read = {name: [Column(name=n, type=t) for n, t in _described(connection, name)] for name in views}
         made = {}
         for table in loop.data.tables:

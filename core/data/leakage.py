@@ -1,30 +1,33 @@
-"""Leaks: what a row of the labelled table holds that could not be known when the prediction is due.
+"""Leaks: what a row holds that could not be known when the prediction is due.
 
-Three nets, as each misses what another catches. The times at which values became known are compared with the
+Four nets, as each misses what another catches. The times at which values became known are compared with the
 time of prediction, which finds every leak that is declared truthfully. A column that alone nearly decides the
-label, by its values or by where it is missing, is suspect whatever is declared. Rows of the holdout that
-stand in the training data too make a model look better than it is.
+label, by its values or by where it is missing, is suspect whatever is declared, and so is one whose values are
+made of the labels themselves. Rows of the holdout that stand in the training data too make a model look better
+than it is. The columns of views are asked once they are joined, in featurize; all others in prepare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from treadle.data.built import ROW_ID, BuiltTable, as_microseconds, microseconds
-from treadle.data.tables import CutPartition
+from treadle.data.feast_store import Plan
+from treadle.data.findings import rows_in_words
+from treadle.data.lookahead import ROWS, looking_ahead
+from treadle.data.tables import CutPartition, read_heads, read_partitions
+from treadle.data.telling import SAMPLE, labels_of, let_pass, targets_of, telling_columns
 from treadle.loop import Loop
-from treadle.records import CheckResult
+from treadle.records import CheckResult, Partition
+from treadle.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SAMPLE = 20_000
-MIN_ROWS = 100  # on fewer, any column may seem to tell the label: it is said, and stops nothing
-BINS = 64
-FOLDS = 5
 _SHOWN = 20
+_MOST = 10  # rows without a label are read as well, up to so many times the rows wanted
 
 
 def check_leakage(
@@ -40,18 +43,15 @@ def check_leakage(
     """
     found = list(_known_times(loop, built, parts))
     if built.label:
-        found += _telling_columns(loop, built, parts)
+        rows = labelled_sample(built, parts)
+        labels = labels_of(rows, built.label, loop.train.task)
+        columns = value_columns(built)
+        found += telling_columns(loop, built.name, rows, labels, columns, {})
+        newest = _newest(built, parts)
+        targets = targets_of(newest.column(built.label), loop.train.task)
+        found += looking_ahead(loop, built.name, newest, targets, columns, {})
         found += _shared_rows(built, parts, boundary)
     return found
-
-
-def _let_pass(loop: Loop, result: CheckResult) -> CheckResult:
-    """The result, or a warning with the loop's reason where the loop lets this column pass."""
-    reason = loop.data.leakage.allow.get(result.column or "")
-    if reason is None or result.status != "failed":
-        return result
-    evidence = f"{result.evidence} Allowed by the loop: {reason}"
-    return result.model_copy(update={"status": "warned", "blocking": False, "evidence": evidence})
 
 
 def value_columns(built: BuiltTable) -> list[str]:
@@ -85,7 +85,7 @@ def _known_times(loop: Loop, built: BuiltTable, parts: Sequence[CutPartition]) -
             result = _late_values(built, parts, column, time, used_at)
         if result is not None:
             passed = False
-            yield _let_pass(loop, result)
+            yield let_pass(loop, result)
     if passed:
         yield CheckResult(
             name="leakage.known_at",
@@ -101,9 +101,12 @@ def _early_labels(built: BuiltTable, parts: Sequence[CutPartition]) -> CheckResu
 
     label_time, event_time = built.label_known_at or "", built.event_time or ""
     early = 0
+    sample: list[str] = []
     for part in parts:
         before: Any = pc.less(part.rows.column(label_time), part.rows.column(event_time))
-        early += sum(before.fill_null(False).to_pylist())
+        rows = part.rows.filter(before.fill_null(False))
+        early += rows.num_rows
+        sample += rows_in_words(rows.slice(0, _SHOWN - len(sample)), built.entity, event_time)
     if not early:
         return None
     return CheckResult(
@@ -114,6 +117,7 @@ def _early_labels(built: BuiltTable, parts: Sequence[CutPartition]) -> CheckResu
         observed=f"{early:,} labels known before {built.event_time}",
         evidence=f"a label is known after the question is asked: is {built.label_known_at!r} the right column, and"
         f" {built.event_time!r} the time of the question?",
+        sample=tuple(sample),
     )
 
 
@@ -132,8 +136,8 @@ def _late_values(
         total += int(present.sum())
         late += int(wrong.sum())
         if wrong.any() and len(sample) < _SHOWN:
-            ids = part.rows.column(ROW_ID).filter(pa.array(wrong)).slice(0, _SHOWN - len(sample))
-            sample += [str(row) for row in ids.to_pylist()]
+            rows = part.rows.filter(pa.array(wrong)).slice(0, _SHOWN - len(sample))
+            sample += rows_in_words(rows, built.entity, built.event_time)
     if not late:
         return None
     return CheckResult(
@@ -165,123 +169,71 @@ def labelled_sample(built: BuiltTable, parts: Sequence[CutPartition], rows: int 
     )
 
 
-def _telling_columns(loop: Loop, built: BuiltTable, parts: Sequence[CutPartition]) -> Iterator[CheckResult]:
-    """Columns that alone nearly decide the label, by their values or by where they are missing."""
-    import numpy as np
-
-    rows = labelled_sample(built, parts)
-    folds = np.array([int(str(row_id)[-4:], 16) for row_id in rows.column(ROW_ID).to_pylist()]) % FOLDS
-    targets = _targets(rows.column(built.label or ""), loop.train.task)
-    block, warn = loop.data.leakage.block_auc, loop.data.leakage.warn_auc
-    measure = "AUC"
-    if loop.train.task == "regression":
-        # A share of variance is harder to come by than the same figure of AUC: the way to 1 is cut to a
-        # third.
-        block, warn, measure = 1 - (1 - block) / 3, 1 - (1 - warn) / 3, "share of variance"
-    best, best_column = 0.0, ""
-    quiet = True
-    for column in value_columns(built):
-        codes, missing = _bins(rows.column(column))
-        for name, bins in (("leakage.alone", codes), ("leakage.missing", missing)):
-            if bins is None:
-                continue
-            strengths = [_strength(bins, target, folds, loop.train.task) for target in targets]
-            strength = max(strengths)
-            if strength > best:
-                best, best_column = strength, column
-            if strength < warn:
-                continue
-            quiet = False
-            # Of several classes one may honestly be told by one column; all of them are told by a leak.
-            blocks = sum(strengths) / len(strengths) >= block and rows.num_rows >= MIN_ROWS
-            what = "its values" if name == "leakage.alone" else "where it is missing"
-            result = CheckResult(
-                name=name,
-                table=built.name,
-                column=column,
-                status="failed" if blocks else "warned",
-                blocking=blocks,
-                observed=f"{measure} {strength:.3f} on {rows.num_rows:,} rows (limit {block:.3g})",
-                evidence=f"{column!r} alone tells the label by {what}: does it come from the outcome? Drop"
-                " it, or allow it by name with a reason under data.leakage.allow.",
-            )
-            yield _let_pass(loop, result)
-    if quiet:
-        observed = f"strongest alone: {best_column}, {measure} {best:.3f} on {rows.num_rows:,} rows"
-        yield CheckResult(name="leakage.alone", table=built.name, status="passed", observed=observed)
-
-
-def _targets(label: Any, task: Literal["binary", "multiclass", "regression"]) -> list[Any]:
-    """The label as float64 arrays: itself, or for several classes each of them against the rest."""
-    import numpy as np
+def _newest(built: BuiltTable, parts: Sequence[CutPartition]) -> pa.Table:
+    """The labelled rows of the newest partitions, about as many as `looking_ahead` asks for."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if task != "multiclass":
-        return [label.cast(pa.float64()).to_numpy()]
-    classes = sorted(value for value in pc.unique(label).to_pylist())
-    return [pc.equal(label, value).cast(pa.int8()).to_numpy().astype(np.float64) for value in classes]
+    found: list[pa.Table] = []
+    for part in reversed(parts):
+        found.append(part.rows.filter(pc.is_valid(part.rows.column(built.label or ""))))
+        if sum(rows.num_rows for rows in found) >= ROWS:
+            break
+    return pa.concat_tables(found, promote_options="permissive")
 
 
-def _bins(column: Any) -> tuple[Any, Any]:
-    """A column's bin numbers, 0 for missing; and 1 where missing, or None if that is nowhere or always."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def check_features(
+    loop: Loop, store: Store, plan: Plan, partitions: Sequence[Partition], labelled_rows: int
+) -> list[CheckResult]:
+    """What the leakage checks say about the columns that views joined; the labelled table's own are checked before.
 
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-    valid = column.is_valid().to_numpy(zero_copy_only=False)
-    missing = None if valid.all() or not valid.any() else (~valid).astype(np.int64)
-    if not valid.any():
-        return None, None
-    if pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
-        codes = column.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return codes.astype(np.int64) + 1, missing
-    values = column.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy()
-    levels = np.unique(values[valid])
-    edges = levels
-    if len(levels) > BINS:
-        edges = np.unique(np.quantile(values[valid], np.linspace(0, 1, BINS + 1)[1:-1], method="lower"))
-    return np.where(valid, np.searchsorted(edges, values, side="right") + 1, 0), missing
-
-
-def _strength(
-    bins: Any, target: Any, folds: Any, task: Literal["binary", "multiclass", "regression"]
-) -> float:
-    """How well the mean target of a row's bin, taken from the other folds, tells the row's own target.
-
-    AUC for classes, share of variance told for numbers; 0 to 1.
+    Args:
+        loop: Its `data.leakage` has the limits and what is let pass.
+        store: Where the partitions are.
+        plan: The views.
+        partitions: Those of the feature set.
+        labelled_rows: How many of its rows have a label.
     """
-    import numpy as np
+    import pyarrow.compute as pc
 
-    overall = float(target.mean())
-    count = int(bins.max()) + 1
-    cells = bins * FOLDS + folds
-    rows = np.bincount(cells, minlength=count * FOLDS).reshape(count, FOLDS)
-    sums = np.bincount(cells, weights=target, minlength=count * FOLDS).reshape(count, FOLDS)
-    # One row of the overall mean stands for a bin that the other folds don't have.
-    means = (sums.sum(1, keepdims=True) - sums + overall) / (rows.sum(1, keepdims=True) - rows + 1)
-    if task == "regression":
-        spread = float(((target - overall) ** 2).sum())
-        return 1 - float(((target - means[bins, folds]) ** 2).sum()) / spread if spread else 0.0
-    return _auc(means.ravel(), rows.ravel(), sums.ravel())
+    columns = [view.feature(field) for view in plan.views for field in view.fields]
+    if not columns or not labelled_rows:
+        return []
+    share = min(1.0, SAMPLE / labelled_rows)
+    rows = read_heads(store, partitions, [ROW_ID, "label", *columns], share)
+    rows = rows.filter(pc.is_valid(rows.column("label")))
+    if not rows.num_rows:
+        return []
+    labels = labels_of(rows, "label", loop.train.task)
+    newest = _newest_rows(store, partitions, ["label", *columns])
+    targets = targets_of(newest.column("label"), loop.train.task)
+    found: list[CheckResult] = []
+    for view in plan.views:
+        origin = {
+            view.feature(field): f"{field.name!r} of the view {view.name!r} (table {view.table!r})"
+            for field in view.fields
+        }
+        found += telling_columns(loop, view.name, rows, labels, list(origin), origin)
+        found += looking_ahead(loop, view.name, newest, targets, list(origin), origin)
+    return found
 
 
-def _auc(scores: Any, rows: Any, positives: Any) -> float:
-    """AUC of scores that whole cells of rows share; ties count half."""
-    import numpy as np
+def _newest_rows(store: Store, partitions: Sequence[Partition], columns: Sequence[str]) -> pa.Table:
+    """The labelled rows of the newest stretch of time that has about as many as `looking_ahead` asks for."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    values, place = np.unique(scores, return_inverse=True)
-    wins = np.bincount(place, weights=positives, minlength=len(values))
-    losses = np.bincount(place, weights=rows - positives, minlength=len(values))
-    if not wins.sum() or not losses.sum():
-        return 0.5
-    below = np.cumsum(losses) - losses
-    return float((wins * (below + losses / 2)).sum() / (wins.sum() * losses.sum()))
+    found: list[pa.Table] = []
+    read = 0
+    for part in sorted(partitions, key=lambda part: part.start, reverse=True):
+        # A partition may be all of history: then only its end is kept.
+        start = part.end - (part.end - part.start) * min(1.0, ROWS / max(part.rows, 1))
+        rows = read_partitions(store, [part], columns=columns, start=max(start, part.start))
+        read += rows.num_rows
+        found.append(rows.filter(pc.is_valid(rows.column("label"))))
+        if sum(rows.num_rows for rows in found) >= ROWS or read >= _MOST * ROWS:
+            break
+    return pa.concat_tables(found, promote_options="permissive")
 
 
 def _shared_rows(
@@ -295,14 +247,14 @@ def _shared_rows(
     import numpy as np
     import pyarrow as pa
 
-    before, after, ids = [], [], []
+    before, after, rows = [], [], []
     boundary_us = as_microseconds(boundary)
     for part in parts:
         late = microseconds(part.rows, built.event_time) >= boundary_us
         before.append(part.content[~late])
         after.append(part.content[late])
         if late.any():
-            ids.append(part.rows.column(ROW_ID).filter(pa.array(late)).to_numpy())
+            rows.append(part.rows.select([built.entity, built.event_time]).filter(pa.array(late)))
     holdout = np.concatenate(after) if after else np.array([], np.uint64)
     shared = np.isin(holdout, np.concatenate(before)) if len(holdout) else np.array([], bool)
     count = int(shared.sum())
@@ -310,7 +262,7 @@ def _shared_rows(
         observed = f"none of the {len(holdout):,} rows of the holdout"
         yield CheckResult(name="leakage.shared_rows", table=built.name, status="passed", observed=observed)
         return
-    sample = np.concatenate(ids)[shared][:_SHOWN]
+    found = pa.concat_tables(rows).take(np.flatnonzero(shared)[:_SHOWN])
     yield CheckResult(
         name="leakage.shared_rows",
         table=built.name,
@@ -319,5 +271,5 @@ def _shared_rows(
         observed=f"{count:,} of {len(holdout):,} rows of the holdout ({count / len(holdout):.1%})",
         evidence="They have the entity and all values of an earlier row; a model may know them by heart."
         " Leave repeated rows out of the table.",
-        sample=tuple(str(row) for row in sample),
+        sample=rows_in_words(found, built.entity, built.event_time),
     )

@@ -7,28 +7,41 @@ its predecessor each read their own. Beside the features stands when they became
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treadle.clock import format_duration, format_instant
 from treadle.data.built import EPOCH, as_microseconds
-from treadle.data.feast_store import PLAN_BLOB, Plan, View, feature_plan, legal_name
+from treadle.data.feast_store import PLAN_BLOB, Plan, View, feature_plan
+from treadle.data.online_store import KNOWN_US, answering, online_file, open_feast, writing
 from treadle.errors import Transient, UserError
 from treadle.loop import Loop
 from treadle.records import FeatureSet, Snapshot
-from treadle.store import LocalStore, Store, fetch_blob, scratch_folder
+from treadle.store import Store, fetch_blob, scratch_folder
+from treadle.words import lasting
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
-KNOWN_US = "treadle_known_at_us"
 _BATCH = 1000
+_PAUSE_S = 1.0  # after a failure, requests are refused at once for so long: each try may take seconds
+
+
+class RowRefused(UserError):
+    """A row that names an entity can't be answered: `row` counts from 0 among those given, `code` is for programs."""
+
+    def __init__(self, row: int, field: str | None, problem: str, code: str = "features_unavailable") -> None:
+        super().__init__(row, field, problem, code)
+        self.row, self.field, self.problem, self.code = row, field, problem, code
+
+    def words(self) -> str:
+        """The row and what is wrong with it."""
+        return f"row {self.row}: {self.problem}"
 
 
 def materialize(
@@ -49,6 +62,7 @@ def materialize(
 
     Raises:
         UserError: The views are not those that the loop's files define, or there is no online store.
+        Transient: The online store does not answer.
     """
     plan = feature_plan(loop, store, snapshot)
     defined = {view.name: view.online for view in plan.views}
@@ -59,10 +73,10 @@ def materialize(
         )
     if not plan.views:
         return {}
-    with scratch_folder() as folder, _writing(loop, store, track):
-        feast = _open(loop, store, track, plan, folder)
+    with scratch_folder() as folder, writing(loop, store, track) as check:
+        feast = open_feast(loop, store, track, plan, folder)
         return {
-            view.online: _write_newest(feast, view, _newest(store, snapshot, view, as_of))
+            view.online: _write_newest(feast, view, _newest(store, snapshot, view, as_of), check)
             for view in plan.views
         }
 
@@ -86,7 +100,7 @@ def _newest(store: Store, snapshot: Snapshot, view: View, as_of: datetime) -> pa
     return rows.take(pa.array(first, pa.int64()))
 
 
-def _write_newest(feast: FeatureStore, view: View, rows: pa.Table) -> int:
+def _write_newest(feast: FeatureStore, view: View, rows: pa.Table, check: Callable[[], None]) -> int:
     """Writes the rows that are not older than what is there; how many these are."""
     import numpy as np
 
@@ -105,7 +119,9 @@ def _write_newest(feast: FeatureStore, view: View, rows: pa.Table) -> int:
     if chosen:
         # Feast makes an Arrow table of the frame again: objects keep integers with gaps whole.
         frame = rows.take(np.asarray(chosen)).to_pandas(integer_object_nulls=True)
-        feast.write_to_online_store(view.online, df=frame)
+        check()
+        with answering(f"can't be written for {view.online!r}"):
+            feast.write_to_online_store(view.online, df=frame)
     return len(chosen)
 
 
@@ -129,11 +145,24 @@ class OnlineReader:
         self._lock = threading.Lock()
         self._feast: FeatureStore | None = None
         self._file: tuple[int, int] | None = None
+        self._down_until, self._down = 0.0, ""
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The columns that a request names its entities by."""
         return tuple(dict.fromkeys(key.labelled for view in self.plan.views for key in view.keys))
+
+    def warm(self) -> None:
+        """Imports Feast and opens the online store, so that no request has to wait for it.
+
+        Raises:
+            Transient: The online store does not answer; a later read tries again.
+        """
+        with self._lock:
+            feast = self._connected()
+            for view in self.plan.views:
+                nobody = {key.labelled: "" if key.dtype == "String" else 0 for key in view.keys}
+                _ask(feast, view, [KNOWN_US], [nobody])
 
     def read(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> dict[str, list[Any]]:
         """The views' features of n entities: feature to n values, in the rows' order; a value may be None.
@@ -143,21 +172,38 @@ class OnlineReader:
             at: The time of the question: a value must be known by then and no older than its view's TTL.
 
         Raises:
-            UserError: A key is missing or mistyped; a value is not there, too old, or newer than `at`. The
-                text names view, entity and age.
+            RowRefused: A key is missing or mistyped; a value is not there, too old, or newer than `at`. The
+                text names row, view, entity and age.
             Transient: The online store does not answer.
         """
-        features: dict[str, list[Any]] = {}
         with self._lock:
-            feast = self._connected()
-            for view in self.plan.views:
-                entities = [_entity_of(view, row) for row in rows]
-                names = [_plain(view, field.name) for field in view.fields]
-                answer = _ask(feast, view, [KNOWN_US, *names], entities)
-                for entity, known in zip(entities, answer[KNOWN_US], strict=True):
-                    _check_age(view, entity, known, at)
-                for field, name in zip(view.fields, names, strict=True):
-                    features[view.feature(field)] = answer[name]
+            if time.monotonic() < self._down_until:
+                raise Transient(self._down)
+            try:
+                return self._read(rows, at)
+            except Transient as error:
+                self._down_until, self._down = time.monotonic() + _PAUSE_S, error.words()
+                raise
+
+    def _read(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> dict[str, list[Any]]:
+        features: dict[str, list[Any]] = {}
+        wanted = [
+            [_entity_of(view, row, number) for number, row in enumerate(rows)] for view in self.plan.views
+        ]
+        feast = self._connected()
+        for view, entities in zip(self.plan.views, wanted, strict=True):
+            names = [_plain(view, field.name) for field in view.fields]
+            answer = _ask(feast, view, [KNOWN_US, *names], entities)
+            for row, (entity, known) in enumerate(zip(entities, answer[KNOWN_US], strict=True)):
+                problem = absence(view, entity, known, at)
+                if problem:
+                    raise RowRefused(
+                        row,
+                        view.keys[0].labelled,
+                        f"{problem} Feed the online store with `treadle materialize`.",
+                    )
+            for field, name in zip(view.fields, names, strict=True):
+                features[view.feature(field)] = answer[name]
         return features
 
     def _connected(self) -> FeatureStore:
@@ -166,7 +212,7 @@ class OnlineReader:
         now = _file_identity(path) if path else None
         if self._feast is None or now != self._file:
             with scratch_folder() as folder:
-                self._feast = _open(self._loop, self._store, self._track, self.plan, folder)
+                self._feast = open_feast(self._loop, self._store, self._track, self.plan, folder)
             self._file = _file_identity(path) if path else None
         return self._feast
 
@@ -179,41 +225,50 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _entity_of(view: View, row: Mapping[str, Any]) -> dict[str, Any]:
+def _entity_of(view: View, row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The view's keys out of a request's row."""
     entity = {}
     for key in view.keys:
         value = row.get(key.labelled)
         kind, words = (str, "text") if key.dtype == "String" else (int, "a whole number")
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(
+            problem = (
                 f"the view {view.name!r} is read by {key.labelled!r}: give it as {words}; it is {value!r}."
             )
+            raise RowRefused(number, key.labelled, problem, "wrong_type")
         entity[key.labelled] = value
     return entity
 
 
-def _check_age(view: View, entity: Mapping[str, Any], known_us: int | None, at: datetime) -> None:
-    """Raises UserError when there is no value, or one that was not known at the time, or is too old."""
+def absence(view: View, entity: Mapping[str, Any], known_us: int | None, at: datetime) -> str:
+    """Why a view's value can't answer a question asked at `at`; empty when it can.
+
+    Args:
+        view: Whose value.
+        entity: Key to value.
+        known_us: When the newest value became known, in microseconds since 1970; None where there is none.
+        at: A value known at this very time, and one exactly as old as the view's TTL, answer.
+    """
     who = ", ".join(f"{name} = {value!r}" for name, value in entity.items())
     if known_us is None:
-        raise UserError(
-            f"the online view {view.online!r} has no value for {who}. Feed it with `treadle materialize`, or"
-            f" send the features of {view.name!r} in the request."
-        )
+        return f"the view {view.name!r} has no value for {who}."
     age_us = as_microseconds(at) - known_us
     since = format_instant(EPOCH + timedelta(microseconds=known_us))
     if age_us < 0:
-        raise UserError(
-            f"the online view {view.online!r} knows {who} only as of {since}, after {format_instant(at)}."
-            " For a time in the past use `treadle predict`, which joins by time."
+        return (
+            f"the view {view.name!r} knows {who} only as of {since}, after {format_instant(at)}. For a time in the"
+            " past use `treadle predict`, which joins by time."
         )
     if view.ttl_us and age_us > view.ttl_us:
-        age, limit = (format_duration(timedelta(microseconds=us)) for us in (age_us, view.ttl_us))
-        raise UserError(
+        lengths = [timedelta(microseconds=us) for us in (age_us, view.ttl_us)]
+        age, limit = map(lasting, lengths)
+        if age == limit:  # rounded, they don't tell what is wrong
+            age, limit = map(format_duration, lengths)
+        return (
             f"the value of {view.name!r} for {who} is too old: known since {since}, {age} before"
-            f" {format_instant(at)}, its TTL allows {limit}. Feed newer data with `treadle materialize`."
+            f" {format_instant(at)}, its TTL allows {limit}."
         )
+    return ""
 
 
 def _plain(view: View, name: str) -> str:
@@ -228,103 +283,9 @@ def _ask(
     """What the online store holds for entities; None where it holds nothing."""
     if not entities:
         return {name: [] for name in names}
-    try:
+    with answering(f"does not answer for {view.online!r}"):
         answer = feast.get_online_features(
             features=[f"{view.online}:{name}" for name in names], entity_rows=[dict(e) for e in entities]
         )
-    except (OSError, sqlite3.OperationalError) as error:
-        raise Transient(
-            f"the online store does not answer for {view.online!r}: {error}. Try again."
-        ) from error
     found: dict[str, list[Any]] = answer.to_dict()
     return {name: found[name] for name in names}
-
-
-def project_name(loop: Loop, track: str) -> str:
-    """The Feast project of a loop's track."""
-    return legal_name(f"{loop.name}_{track}")
-
-
-def online_file(loop: Loop, store: Store, track: str) -> Path | None:
-    """The SQLite file of the online store; None when the loop names another online store.
-
-    Raises:
-        UserError: The store is not on this machine and the loop names no online store.
-    """
-    if loop.features.online is not None:
-        return None
-    if not isinstance(store, LocalStore):
-        raise UserError(
-            f"the store {store.uri} is not a local folder, so the online views need a store of their own:"
-            " name one under `features.online`, such as {type: redis, connection_string: host:6379}."
-        )
-    return store.root / "online" / f"{loop.name}-{legal_name(track)}.db"
-
-
-def _open(loop: Loop, store: Store, track: str, plan: Plan, folder: Path) -> FeatureStore:
-    """Feast on the online store, knowing the plan's views under their online names; makes missing tables."""
-    from feast import FeatureStore, RepoConfig
-    from treadle.data.feast_join import feast_objects
-
-    path = online_file(loop, store, track)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        online: dict[str, Any] = {"type": "sqlite", "path": str(path)}
-    else:
-        online = _expanded(loop, loop.features.online)
-    config = RepoConfig(
-        project=project_name(loop, track),
-        # The registry is read once; it is rebuilt from the plan at each opening.
-        registry={"path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
-        provider="local",
-        offline_store={"type": "duckdb"},
-        online_store=online,
-        entity_key_serialization_version=3,
-        repo_path=folder,
-    )
-    feast = FeatureStore(config=config)
-    objects = [
-        made
-        for view in plan.views
-        for made in feast_objects(
-            view, view.online, str(folder / "none.parquet"), extra=[(KNOWN_US, "Int64")]
-        )
-    ]
-    try:
-        feast.apply(objects)
-    except (OSError, sqlite3.OperationalError) as error:
-        raise Transient(f"the online store can't be opened: {error}. Try again.") from error
-    return feast
-
-
-def _expanded(loop: Loop, value: Any) -> Any:
-    """The loop's online section with its variables read from the environment."""
-    if isinstance(value, str):
-        return loop.expand(value, "features.online")
-    if isinstance(value, dict):
-        return {name: _expanded(loop, item) for name, item in value.items()}
-    return [_expanded(loop, item) for item in value] if isinstance(value, list) else value
-
-
-@contextmanager
-def _writing(loop: Loop, store: Store, track: str) -> Iterator[None]:
-    """One writer at a time for SQLite, so that comparing and writing are one step; other processes wait.
-
-    Raises:
-        Transient: Another writer did not end within a minute.
-    """
-    path = online_file(loop, store, track)
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    gate = sqlite3.connect(path.with_suffix(".lock"), timeout=60, isolation_level=None)
-    try:
-        gate.execute("BEGIN EXCLUSIVE")
-        yield
-    except sqlite3.OperationalError as error:
-        raise Transient(
-            f"the online store {path} is being written by another process: {error}. Try again."
-        ) from error
-    finally:
-        gate.close()

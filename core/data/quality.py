@@ -15,12 +15,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from treadle.data.built import ROW_ID
+from treadle.data.findings import rows_in_words
 from treadle.data.tables import CutPartition
 from treadle.errors import Fault, MissingPackage, SpecError
 from treadle.identity import digest_of
 from treadle.loop import Loop
 from treadle.records import CheckResult
 from treadle.store import Store, read_memo, write_memo
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,8 +202,8 @@ def run_rules(
     missing = [place for place, answer in answers.items() if answer is None]
     if missing:
         say(
-            f"prepare: Great Expectations has {len(missing)} answers to give ({len(answers) - len(missing)}"
-            " are known)"
+            f"prepare: Great Expectations has {counted(len(missing), 'answer')} to give;"
+            f" known before: {len(answers) - len(missing)}"
         )
         expectations = check_rules(loop)
         for table, parts in tables.items():
@@ -212,7 +214,13 @@ def run_rules(
                         answers[(rule.position, part.name)] = answer
                         write_memo(store, "check", keys[(rule.position, part.name)], answer)
     return [
-        _result(rule, {part.name: answers[(rule.position, part.name)] or {} for part in tables[rule.table]})
+        _named(
+            loop,
+            _result(
+                rule, {part.name: answers[(rule.position, part.name)] or {} for part in tables[rule.table]}
+            ),
+            tables[rule.table],
+        )
         for rule in rules
     ]
 
@@ -325,3 +333,21 @@ def _result(rule: Rule, answers: Mapping[str, Mapping[str, Any]]) -> CheckResult
         evidence=limits,
         sample=tuple(sample[:_SAMPLE]),
     )
+
+
+def _named(loop: Loop, result: CheckResult, parts: Sequence[CutPartition]) -> CheckResult:
+    """The result with its rows by entity and time; answers are kept by row id, whatever the columns are called."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not result.sample:
+        return result
+    spec = loop.data.tables[result.table]
+    entity, time = spec.entity, spec.event_time or spec.known_at or ""
+    ids = pa.array(result.sample, pa.string())
+    found: dict[str, str] = {}
+    for part in parts:
+        rows = part.rows.filter(pc.is_in(part.rows.column(ROW_ID), value_set=ids))
+        names = [str(row) for row in rows.column(ROW_ID).to_pylist()]
+        found |= dict(zip(names, rows_in_words(rows, entity, time), strict=True))
+    return result.model_copy(update={"sample": tuple(found.get(row, row) for row in result.sample)})

@@ -142,6 +142,48 @@ def separator_of(path: Path) -> str:
     return max(",;\t|", key=lambda mark: unquoted.count(mark.encode()))
 
 
+def refuse_repeated_names(source: LocalSource) -> None:
+    """Nothing, where each column of a file has a name of its own; DuckDB would call the second of two `a` `a_1`.
+
+    Raises:
+        UserError: Two columns have one name, or names that differ only in case, which SQL takes for one.
+    """
+    seen: dict[str, tuple[int, str]] = {}
+    for number, name in enumerate(_names(source), 1):
+        if not name:
+            continue
+        before = seen.setdefault(name.casefold(), (number, name))
+        if before[0] != number:
+            called = (
+                f"both {name!r}"
+                if name == before[1]
+                else f"{before[1]!r} and {name!r}, which SQL takes for one"
+            )
+            raise UserError(
+                f"the source {source.name!r} ({source.uri}): its columns {before[0]} and {number} are called"
+                f" {called}: nobody can say which is meant. Rename one of them in the file."
+            )
+
+
+def _names(source: LocalSource) -> list[str]:
+    """The names of a file's columns; none where it can't be read, which its reader then says."""
+    if source.format == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return list(pq.read_schema(source.path).names)
+        except (pa.ArrowException, OSError):
+            return []
+    import csv
+
+    try:
+        with open(source.path, encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file, delimiter=separator_of(source.path)), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
 def _unzipped(name: str, uri: str, path: Path, folder: Path) -> Path:
     import zipfile
     import zlib

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -204,6 +204,54 @@ def read_partitions(
     if not parts and partitions:
         parts = [_read(store, partitions[0], columns, None, None, time_column).slice(0, 0)]
     return _concatenated(parts) if parts else pa.table({})
+
+
+def read_heads(
+    store: Store, partitions: Iterable[Partition], columns: Sequence[str], share: float
+) -> pa.Table:
+    """The first rows of each partition, by row id: a sample that stays the same, as ids are hashes.
+
+    Only the pages that hold them are decoded.
+
+    Args:
+        store: Where the partitions' files are.
+        partitions: At least one; those of a snapshot's table or a feature set.
+        columns: Which columns, in this order.
+        share: How much of each partition, above 0 and at most 1.
+
+    Raises:
+        BlobLost: A partition's file is missing or altered. StoreError: it is no table with these columns.
+    """
+    import math
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    heads = []
+    for part in partitions:
+        wanted = math.ceil(part.rows * share)
+        try:
+            with pq.ParquetFile(fetch_blob(store, part.blob), memory_map=True) as file:
+                batches = file.iter_batches(max(wanted, 1), columns=list(columns))
+                head = pa.Table.from_batches(
+                    list(_first(batches, wanted)),
+                    pa.schema([file.schema_arrow.field(name) for name in columns]),
+                )
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise StoreError(
+                f"the partition {part.name} (blob {part.blob}) can't be read: {error}"
+            ) from error
+        heads.append(head)
+    return _concatenated(heads)
+
+
+def _first(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of `rows` rows in all, or of all that there are."""
+    for batch in batches:
+        yield batch.slice(0, rows)
+        rows -= batch.num_rows
+        if rows <= 0:
+            return
 
 
 def _read(

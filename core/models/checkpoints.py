@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from treadle.errors import BlobLost
+from treadle.preemption import stop_if_asked
 from treadle.store import Store, blob_path, fetch_blob, put_blob
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class StoreCheckpoints:
             self.store.create(f"{self.folder}/{file}", content)
         for old in [name for name in self.store.list(self.folder) if name <= file][:-_KEPT]:
             self.remove(old)
+        stop_if_asked()
 
     def remove(self, file: str) -> None:
         """Removes a checkpoint and its blob, which no record names."""

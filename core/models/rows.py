@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from treadle.records import Column
 
 MIN_ROWS = 30
+_LARGEST = float(np.finfo(np.float32).max)
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,13 @@ class Rows:
     classes: tuple[str, ...]
 
 
-def prepare_rows(loop: Loop, table: pa.Table, columns: Sequence[Column], trained_through: datetime) -> Rows:
+def prepare_rows(
+    loop: Loop,
+    table: pa.Table,
+    columns: Sequence[Column],
+    trained_through: datetime,
+    hint: Callable[[], str] = str,
+) -> Rows:
     """A table's rows as a flavour takes them, the schema learned on those that fitting will see.
 
     Args:
@@ -42,27 +50,46 @@ def prepare_rows(loop: Loop, table: pa.Table, columns: Sequence[Column], trained
         table: `event_time`, `label` without nulls, and the features; all before `trained_through`.
         columns: The features in the model's order.
         trained_through: Where the newest rows end.
+        hint: What to say of when there are more rows, where they are too few.
 
     Raises:
         UserError: Too few rows to fit on, or none for early stopping.
-        DataRefused: The labels have one class only, or are not of the task; a feature is infinite.
+        DataRefused: The labels have one class only, or are not of the task.
     """
     import pyarrow as pa
 
     y, classes = _labels(loop, table["label"])
     times_us = table["event_time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     newest = _newest(loop, times_us, trained_through)
-    _require_enough(y[~newest], newest)
+    _require_enough(y[~newest], newest, hint)
     schema = InputSchema.learn(table.filter(pa.array(~newest)), columns)
-    x = schema.encode(table)
-    largest = float(np.finfo(np.float32).max)
-    too_large = [name for j, name in enumerate(schema.names) if (np.abs(x[:, j]) > largest).any()]
-    if too_large:
+    return Rows(schema, schema.encode(table), y, times_us, newest, classes)
+
+
+def refuse_infinite(schema: InputSchema, x: Floats, named: Callable[[Sequence[int]], Sequence[str]]) -> None:
+    """Nothing, where a model can compute with all numbers: the endpoint and `predict` refuse them likewise.
+
+    Args:
+        schema: What the columns are.
+        x: (n, k) encoded rows.
+        named: Gives some of the rows, by position, in words.
+
+    Raises:
+        DataRefused: Numbers that are infinite, or would be in 32 bits; names columns and rows.
+    """
+    findings = []
+    for j, name in enumerate(schema.names):
+        rows = np.flatnonzero(np.abs(x[:, j]) > _LARGEST)
+        if len(rows):
+            few = [int(row) for row in rows[:_SHOWN]]
+            shown = [f"{x[row, j]:g} in {words}" for row, words in zip(few, named(few), strict=True)]
+            more = f" and {len(rows) - len(few):,} more" if len(rows) > len(few) else ""
+            findings.append(f"{name}: {', '.join(shown)}{more}")
+    if findings:
         raise DataRefused(
             "features hold infinite numbers, or ones beyond 3.4e38; make them null in the SQL or hook:",
-            too_large,
+            findings,
         )
-    return Rows(schema, x, y, times_us, newest, classes)
 
 
 def _labels(loop: Loop, column: pa.ChunkedArray[Any]) -> tuple[Floats, tuple[str, ...]]:
@@ -119,13 +146,13 @@ def _newest(loop: Loop, times_us: Ints, trained_through: datetime) -> NDArray[np
     return newest
 
 
-def _require_enough(y: Floats, newest: NDArray[np.bool_]) -> None:
+def _require_enough(y: Floats, newest: NDArray[np.bool_], hint: Callable[[], str]) -> None:
     """Raises where the rows to fit on are too few or of one class."""
     taken = f" beside the {int(newest.sum())} kept for early stopping" if newest.any() else ""
     if len(y) < MIN_ROWS:
         raise UserError(
             f"only {len(y)} labelled rows{taken} to learn from, and at least {MIN_ROWS} are needed: choose a "
-            "later as_of, a longer window or a shorter holdout"
+            f"later as_of, a longer window or a shorter holdout. {hint()}".rstrip()
         )
     if (y == y[0]).all():
         raise DataRefused(f"the {len(y)} rows to learn from{taken} all have the same label:", [f"{y[0]:g}"])

@@ -79,11 +79,17 @@ class XGBoostPredictor:
         return result
 
     def contributions(self, x: Floats) -> Floats:
-        """See Predictor. Exact Shapley values of the trees, in units of the margin (log-odds for binary)."""
+        """See Predictor. Exact Shapley values of the trees, in units of the margin (log-odds for binary).
+
+        Raises:
+            DataRefused: Numbers that are infinite, or would be in 32 bits.
+        """
         import numpy as np
+        from treadle.models.rows import refuse_infinite
 
         if not len(x):
             return np.empty((0, len(self.schema.features)))
+        refuse_infinite(self.schema, x, lambda few: [f"row {row + 1}" for row in few])
         xgboost = import_xgboost()
         matrix = _matrix(xgboost, self.schema, x, None, threads=0)
         # A booster of its own with every core: rows are independent, and serving keeps to its one thread.

@@ -1,7 +1,7 @@
 """Featurize: a snapshot's labelled rows, with the values of feature views as known at each row's time.
 
-snapshot ─► plan of the views ─► partitions whose inputs are known: from the store
-                               └► the others: one point-in-time join by Feast ─► partitions in the store
+snapshot ─► plan of the views ─► partitions whose inputs are known: from the store            ─► leaks
+                               └► the others: one point-in-time join by Feast, into the store ─┘
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from treadle.data.feast_store import PLAN_BLOB, Plan, feature_plan
-from treadle.errors import BlobLost
+from treadle.errors import BlobLost, SpecError
 from treadle.identity import digest_of
 from treadle.loop_code import code_of, hooks_of
-from treadle.records import Json, Partition, Snapshot
+from treadle.records import CheckResult, Json, Partition, Snapshot
 from treadle.stages import Context, Outcome
 from treadle.store import fetch_blob, put_blob, read_memo, write_memo
+from treadle.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
+_JOIN_VERSION = 1  # raised when a partition's content can change
 _MEMO = "featurize"
 
 
@@ -33,7 +35,8 @@ def key(context: Context, snapshot: Snapshot) -> Json:
         "version": VERSION,
         "features": loop.features.model_dump(mode="json", exclude={"online"}, exclude_defaults=True),
         "files": code_of(loop, hooks_of(loop)["featurize"]),
-        "label": "category" if loop.train.task == "multiclass" else "number",
+        "leakage": loop.data.leakage.model_dump(mode="json", exclude_defaults=True),
+        "task": loop.train.task,
         "snapshot": snapshot.digest,
     }
 
@@ -43,10 +46,12 @@ def featurize(context: Context, snapshot: Snapshot) -> Outcome:
 
     Raises:
         SpecError: A view, key or column that does not exist. HookError: the Feast file raised.
-        DataRefused: A view's rows tie. StoreError: the join lost or altered rows.
+        DataRefused: A view's rows tie, or a column of a view alone tells the label. StoreError: the join lost
+        or altered rows.
     """
     loop, store = context.loop, context.store
     plan = feature_plan(loop, store, snapshot)
+    _refuse_unknown_allowed(context, snapshot, plan)
     labelled = snapshot.tables[loop.data.labelled]
     keys = [_partition_key(context, snapshot, plan, part) for part in labelled.partitions]
     found = [
@@ -55,7 +60,7 @@ def featurize(context: Context, snapshot: Snapshot) -> Outcome:
     missing = [part for part, known in zip(labelled.partitions, found, strict=True) if known is None]
     rows_joined = sum(part.rows for part in missing)
     context.say(
-        f"featurize: {rows_joined:,} rows to join with {len(plan.views)} views,"
+        f"featurize: {counted(rows_joined, 'row')} to join with {counted(len(plan.views), 'view')},"
         f" {sum(part.rows for part in labelled.partitions) - rows_joined:,} known"
     )
     made = iter(_join(context, snapshot, plan, missing))
@@ -66,12 +71,14 @@ def featurize(context: Context, snapshot: Snapshot) -> Outcome:
             value = {"blob": known.blob, "digest": known.digest, "rows": known.rows}
             write_memo(store, _MEMO, memo, value)
         partitions.append(known)
+    checks = _checked(context, snapshot, plan, partitions)
     results: Json = {
         "columns": [column.model_dump() for column in plan.columns],
         "rows": sum(part.rows for part in partitions),
         "definition": plan.definition,
         "views": {view.name: view.online for view in plan.views},
         "partitions": [part.model_dump(mode="json") for part in partitions],
+        "checks": [check.model_dump(mode="json") for check in checks],
     }
     contents = [
         {name: value for name, value in part.items() if name != "blob"} for part in results["partitions"]
@@ -85,6 +92,51 @@ def featurize(context: Context, snapshot: Snapshot) -> Outcome:
     )
 
 
+def _refuse_unknown_allowed(context: Context, snapshot: Snapshot, plan: Plan) -> None:
+    """Raises where `data.leakage.allow` names a column that neither a table nor a view has."""
+    tables = {column.name for table in snapshot.tables.values() for column in table.columns}
+    features = [column.name for column in plan.columns]
+    faults = [
+        context.loop.fault(
+            f"data.leakage.allow.{name}",
+            f"no table and no view has a column {name!r}.",
+            f"The columns of views are: {', '.join(name for name in features if name not in tables)}.",
+        )
+        for name in sorted(set(context.loop.data.leakage.allow) - tables - set(features))
+    ]
+    if faults:
+        raise SpecError(faults)
+
+
+def _checked(
+    context: Context, snapshot: Snapshot, plan: Plan, partitions: Sequence[Partition]
+) -> list[CheckResult]:
+    """What the leakage checks say about the views' columns; raises DataRefused where one tells the label."""
+    if not plan.views:
+        return []
+    from treadle.data.findings import stop_or_warn
+
+    loop = context.loop
+    made_by = {
+        "version": VERSION,
+        "leakage": loop.data.leakage.model_dump(mode="json"),
+        "task": loop.train.task,
+        "views": [view.model_dump(mode="json") for view in plan.views],
+        "partitions": [(part.name, part.digest) for part in partitions],
+    }
+    memo = read_memo(context.store, "leaks", digest_of(made_by))
+    if memo is None:
+        from treadle.data.leakage import check_features
+
+        checks = check_features(loop, context.store, plan, partitions, snapshot.labelled_rows)
+        value = {"checks": [check.model_dump(mode="json") for check in checks]}
+        write_memo(context.store, "leaks", digest_of(made_by), value)
+    else:
+        checks = [CheckResult.model_validate(check) for check in memo["checks"]]
+    stop_or_warn(checks, "featurize", f"the features of {context.as_of.date().isoformat()}", context.say)
+    return checks
+
+
 def _partition_key(context: Context, snapshot: Snapshot, plan: Plan, part: Partition) -> str:
     """The digest of all that a partition's features come from."""
     from treadle.data.feast_join import overlapping
@@ -96,7 +148,7 @@ def _partition_key(context: Context, snapshot: Snapshot, plan: Plan, part: Parti
     }
     return digest_of(
         {
-            "version": VERSION,
+            "version": _JOIN_VERSION,
             "views": [view.model_dump(mode="json") for view in plan.views],
             "own": [column.model_dump() for column in plan.own],
             "roles": [labelled.entity, labelled.event_time, labelled.label, labelled.label_known_at],

@@ -18,12 +18,13 @@ from treadle.loop import Loop
 from treadle.records import CheckResult, Json, SnapshotTable
 from treadle.stages import Context, Outcome
 from treadle.store import Store
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from treadle.data.built import BuiltTable
     from treadle.data.tables import CutPartition
 
-VERSION = 1
+VERSION = 2
 
 
 def key(context: Context, sources: Mapping[str, str]) -> Json:
@@ -106,8 +107,8 @@ def prepare(context: Context, sources: Mapping[str, str] | None = None) -> Outco
         )
     rows = sum(part.rows for part in entries[labelled.name].partitions)
     context.say(
-        f"prepare: {rows:,} rows, {labelled_rows:,} labelled; {len(files)} partitions new, {len(kept)} as"
-        " they were"
+        f"prepare: {counted(rows, 'row')}, {labelled_rows:,} labelled; {counted(len(files), 'new partition')},"
+        f" {len(kept)} as before"
     )
     shown_checks = [check.model_dump(mode="json") for check in checks]
     window = format_instant(start) if start else None
@@ -225,15 +226,12 @@ def _checked(
     context: Context, tables: Mapping[str, BuiltTable], cuts: Mapping[str, Sequence[CutPartition]]
 ) -> list[CheckResult]:
     """Every check's result; raises DataRefused when one that blocks failed or could not run."""
+    from treadle.data.findings import stop_or_warn
     from treadle.data.leakage import check_leakage
     from treadle.data.quality import run_rules
 
     loop = context.loop
-    columns = {column.name for built in tables.values() for column in built.columns}
-    for name in sorted(set(loop.data.leakage.allow) - columns):
-        raise SpecError(
-            [loop.fault(f"data.leakage.allow.{name}", f"no table has a column {name!r}.", "Correct it.")]
-        )
+    _refuse_unknown_allowed(loop, tables)
     boundary = holdout_start(loop, context.as_of)
     checks = [
         result
@@ -241,25 +239,21 @@ def _checked(
         for result in check_leakage(loop, built, cuts[name], boundary)
     ]
     checks += run_rules(loop, cuts, context.store, context.say)
-    stopping = [check for check in checks if check.blocking and check.status in {"failed", "could_not_run"}]
-    for check in checks:
-        if check.status in {"failed", "warned", "could_not_run"} and check not in stopping:
-            context.say(f"prepare: warning, {in_words(check)}")
-    if stopping:
-        raise DataRefused(
-            f"{len(stopping)} of {len(checks)} data checks block the snapshot of"
-            f" {context.as_of.date().isoformat()}:",
-            [in_words(check) for check in stopping],
-        )
+    stop_or_warn(checks, "prepare", f"the snapshot of {context.as_of.date().isoformat()}", context.say)
     return checks
 
 
-def in_words(check: CheckResult) -> str:
-    """One line of evidence."""
-    where = f"{check.table}.{check.column}" if check.column else check.table
-    status = "could not run" if check.status == "could_not_run" else check.status
-    rows = f" Rows: {', '.join(check.sample[:5])}." if check.sample else ""
-    return f"{where}: {check.name} {status}: {check.observed}. {check.evidence}{rows}".rstrip()
+def _refuse_unknown_allowed(loop: Loop, tables: Mapping[str, BuiltTable]) -> None:
+    """Raises where `data.leakage.allow` names what no table has; features of views are for featurize to know."""
+    known = {column.name for built in tables.values() for column in built.columns}
+    views = tuple(f"{view}__" for view in loop.features.use)
+    faults = [
+        loop.fault(f"data.leakage.allow.{name}", f"no table has a column {name!r}.", "Correct it.")
+        for name in sorted(set(loop.data.leakage.allow) - known)
+        if not name.startswith(views)
+    ]
+    if faults:
+        raise SpecError(faults)
 
 
 def changed_partitions(

@@ -11,7 +11,7 @@ Fitting and early stopping see nothing at or after `trained_through`; the holdou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +31,7 @@ from treadle.records import Candidate, FeatureSet, Json, record_id
 from treadle.stages import Context, Outcome
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from treadle.models.predictor import Checkpoints, Floats
     from treadle.models.rows import Rows
 
@@ -175,35 +176,56 @@ def read_rows(context: Context, features: FeatureSet) -> Rows:
     Raises:
         AsOfError, UserError, DataRefused: As `train`.
     """
+    from treadle.data.findings import rows_in_words
     from treadle.data.tables import read_partitions
-    from treadle.models.rows import prepare_rows
+    from treadle.models.rows import prepare_rows, refuse_infinite
 
     if not features.columns:
         raise UserError(
             "there are no features to learn from: name some under features.use or features.columns"
         )
     trained_from, trained_through = training_span(context)
-    wanted = ["event_time", "label", *(column.name for column in features.columns)]
-    table = read_partitions(
-        context.store, features.partitions, columns=wanted, start=trained_from, end=trained_through
-    )
-    if table.num_columns:
-        table = table.filter(table["label"].is_valid())
+
+    def labelled(columns: Sequence[str]) -> pa.Table:
+        table = read_partitions(
+            context.store, features.partitions, columns=columns, start=trained_from, end=trained_through
+        )
+        return table.filter(table["label"].is_valid()) if table.num_columns else table
+
+    table = labelled(["event_time", "label", *(column.name for column in features.columns)])
     if not table.num_rows:
         raise AsOfError(_nothing(context, features))
-    return prepare_rows(context.loop, table, features.columns, trained_through)
+    rows = prepare_rows(
+        context.loop, table, features.columns, trained_through, lambda: _when_enough(context, features)
+    )
+    refuse_infinite(
+        rows.schema,
+        rows.x,
+        lambda few: rows_in_words(
+            labelled(["entity", "event_time", "label"]).take(few), "entity", "event_time"
+        ),
+    )
+    return rows
+
+
+def _when_enough(context: Context, features: FeatureSet) -> str:
+    """In words, where the known labels lie in time and from when on they are enough."""
+    from treadle.data.tables import read_partitions
+    from treadle.models.span import when_enough
+
+    columns = ["event_time", "label", "label_known_at"]
+    table = read_partitions(context.store, features.partitions, columns=columns)
+    return when_enough(context.loop, table, context.as_of)
 
 
 def _nothing(context: Context, features: FeatureSet) -> str:
     data, (trained_from, through) = context.loop.data, training_span(context)
     since = f"from {format_instant(trained_from)} on and " if trained_from else ""
-    first = min((part.start for part in features.partitions), default=None)
-    known = f"The first rows are of {format_instant(first)} or later" if first else "There are no rows at all"
     return (
         f"no labelled rows lie {since}before {format_instant(through)}: that is as_of "
         f"{format_instant(context.as_of)} less label_delay {format_duration(data.label_delay)} less holdout "
-        f"{format_duration(data.holdout)}. {known}; choose a later as_of, a shorter holdout or a longer "
-        "window."
+        f"{format_duration(data.holdout)}. {_when_enough(context, features)} Choose another as_of, a"
+        " shorter holdout or a longer window."
     )
 
 

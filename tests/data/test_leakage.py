@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import AS_OF, make_loop, parcels, recorded, run
+from planted import AS_OF, START, make_loop, parcels, recorded, run
 from treadle.errors import DataRefused, SpecError
 
 
@@ -60,7 +60,8 @@ def test_a_value_known_after_the_prediction_blocks_with_share_and_rows(tmp_path:
     with pytest.raises(DataRefused) as error:
         run(loop, tmp_path)
     assert "100.0%" in error.value.findings[0]
-    assert "Rows: " in error.value.findings[0]
+    shown = error.value.findings[0].partition("Rows: ")[2].rstrip(".").split(", ")
+    assert set(shown) <= {f"{row['id']} at {row['sent_at']:%Y-%m-%d %H:%M}" for row in rows}
 
 
 def test_a_table_whose_rows_were_made_after_the_prediction_blocks(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_row_of_the_holdout_that_stands_in_training_too_is_warned_of(tmp_path:
     found = [check for check in checks if check.name == "leakage.shared_rows"]
     assert found[0].status == "warned"
     assert found[0].observed.startswith("9 of ")
-    assert len(found[0].sample) == 9
+    assert set(found[0].sample) == {f"p{number} at 2024-03-13 00:00" for number in range(9)}
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
@@ -129,5 +130,39 @@ def test_labels_known_before_the_question_are_refused(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("**/*.sql")
     early = f"{table.event_time} - INTERVAL 1 DAY AS {table.label_known_at}"
     file.write_text(f"SELECT * REPLACE ({early}) FROM ({file.read_text()})")
-    with pytest.raises(DataRefused, match="known before"):
+    with pytest.raises(DataRefused, match="known before") as error:
         run(loop, tmp_path)
+    assert " at 2024-" in error.value.findings[0].partition("Rows: ")[2]
+
+
+def _driven_by_day(count: int, days: int) -> list[dict[str, Any]]:
+    """Parcels whose chance to be late is drawn anew each day; `chance` is what could honestly be known of it."""
+    rng = random.Random(8)
+    chance = [rng.uniform(0.05, 0.6) for _ in range(days)]
+    rows = parcels(count, days)
+    for row in rows:
+        row["chance"] = chance[(row["sent_at"] - START).days]
+        row["late"] = rng.random() < row["chance"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("seen", "warned"),
+    [
+        ("avg(late::INT) OVER (PARTITION BY date_trunc('day', sent_at), town)", True),
+        ("sum(1 - late::INT) OVER (PARTITION BY date_trunc('day', sent_at)) / 50", True),
+        (
+            "avg(late::INT) OVER (ORDER BY sent_at RANGE BETWEEN INTERVAL 3 DAYS PRECEDING"
+            " AND INTERVAL 1 DAY PRECEDING)",
+            False,
+        ),
+        ("chance", False),
+    ],
+)
+def test_a_mean_of_the_days_own_labels_is_warned_of_and_what_was_known_is_not(
+    tmp_path: Path, seen: str, warned: bool
+) -> None:
+    loop = make_loop(tmp_path, _driven_by_day(6000, 120), sql=f"SELECT *, {seen} AS seen FROM parcels")
+    checks = recorded(run(loop, tmp_path, AS_OF + timedelta(days=60))).checks
+    found = {check.column: check.status for check in checks if check.name == "leakage.lookahead"}
+    assert found == ({"seen": "warned"} if warned else {})

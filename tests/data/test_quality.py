@@ -26,7 +26,8 @@ def test_a_failing_rule_blocks_with_the_rows_that_fail(tmp_path: Path) -> None:
         run(make_loop(tmp_path, rows, checks=[NOT_NULL, BETWEEN]), tmp_path)
     (line,) = error.value.findings
     assert "expect_column_values_to_not_be_null failed: 2024-02: 40 of" in line
-    assert "Rows: " in line
+    failing = {f"{row['id']} at {row['sent_at']:%Y-%m-%d %H:%M}" for row in rows[400:440]}
+    assert set(line.partition("Rows: ")[2].rstrip(".").split(", ")) <= failing
 
 
 def test_a_rule_that_warns_lets_pass_and_keeps_twenty_rows(tmp_path: Path) -> None:
@@ -36,7 +37,9 @@ def test_a_rule_that_warns_lets_pass_and_keeps_twenty_rows(tmp_path: Path) -> No
     outcome = run(make_loop(tmp_path, rows, checks=[{**NOT_NULL, "severity": "warn"}]), tmp_path)
     (check,) = [check for check in recorded(outcome).checks if check.name == NOT_NULL["type"]]
     assert check.status == "warned"
-    assert len(check.sample) == 20
+    assert len(check.sample) == len(set(check.sample)) == 20
+    again = run(make_loop(tmp_path, rows, checks=[{**NOT_NULL, "severity": "warn"}]), tmp_path)
+    assert (again.results, again.digest) == (outcome.results, outcome.digest)
 
 
 def test_a_rule_that_could_not_run_is_told_from_one_that_failed(tmp_path: Path) -> None:

@@ -155,3 +155,28 @@ def test_a_hook_that_fails_says_so_in_its_own_words(tmp_path: Path, hook: str, w
     (tmp_path / "hooks.py").write_text(HOOK)
     with pytest.raises(HookError, match=words):
         run(loop, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("id,late,weight,late", r"columns 2 and 4 are called both 'late'"),
+        ("id,late,weight,Late", r"columns 2 and 4 are called 'late' and 'Late', which SQL takes for one"),
+        ('\ufeff"id";"late";"weight";"late"', r"columns 2 and 4 are called both 'late'"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, header: str, words: str) -> None:
+    mark = ";" if ";" in header else ","
+    (tmp_path / "twice.csv").write_text("\n".join([header, *[mark.join("1234")] * 9]) + "\n")
+    loop = make_loop(tmp_path, None, sources={"parcels": "twice.csv"})
+    with pytest.raises(UserError, match=rf"'parcels' \(.*twice\.csv\): its {words}.*Rename"):
+        run(loop, tmp_path)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["id", "id"]), tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match="columns 1 and 2 are called both 'id'"):
+        run(make_loop(tmp_path, None, sources={"parcels": "twice.parquet"}), tmp_path)

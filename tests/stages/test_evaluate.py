@@ -216,7 +216,7 @@ def test_a_fault_of_the_champion_needs_a_person_and_names_no_folder(two, loop, s
     ("change", "words"),
     [
         (lambda rows: _with_labels(rows, flip_last=40), "the label's definition changed: "),
-        (lambda rows: rows.filter(pc.not_equal(rows["origin"], "LGA")), "are only the challenger's"),
+        (lambda rows: rows.filter(pc.not_equal(rows["origin"], "LGA")), "only the challenger's"),
         (lambda rows: _later(rows), "other times"),
     ],
 )

@@ -88,7 +88,7 @@ def test_moved_inputs_and_held_quality_are_told_apart_and_get_a_page(place: Worl
     assert report.drifted
     assert [column.name for column in report.columns if column.drifted] == ["amount"]
     assert report.words.startswith(
-        "inputs moved, quality holds: 1 of 3 columns drifted (amount), 33% against 30%"
+        "inputs moved, quality holds: 1 of 3 columns drifted (amount), 33% (drift from 30% on)"
     )
     assert report.blobs.keys() == {"drift.html"}
 

@@ -1,82 +1,32 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from train_loops import AS_OF, dataset_rows, flight_rows, make_context, make_loop, put_features
-from treadle.commit import make_record
-from treadle.errors import AsOfError, DataRefused, HookError, SpecError, UserError
+from train_loops import AS_OF, SAMPLED, flight_rows, make_context, make_loop, put_features, trained
+from treadle.errors import AsOfError, DataRefused, UserError
 from treadle.models import load_candidate
 from treadle.models.checkpoints import StoreCheckpoints, clear
+from treadle.models.rows import MIN_ROWS
 from treadle.monitoring.profile import Reference
-from treadle.records import Candidate, record_id
-from treadle.stages.train import key, recipe_of, train
-from treadle.store import LocalStore, put_blob
-
-SAMPLED = {
-    "params": {"max_depth": 3, "subsample": 0.8, "colsample_bytree": 0.7},
-    "rounds": 24,
-    "checkpoint_every": 6,
-}
-LINEAR = """\
-from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-
-def classifier(C=1.0):
-    return make_pipeline(columns(), LogisticRegression(C=C))
-
-
-def regressor(alpha=1.0):
-    return make_pipeline(columns(), Ridge(alpha=alpha))
-
-
-def columns():
-    return make_column_transformer(
-        (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_include="category")),
-        remainder=make_pipeline(SimpleImputer(), StandardScaler()),
-    )
-"""
+from treadle.records import record_id
+from treadle.stages.train import key, recipe_of
+from treadle.store import LocalStore
 
 
 @pytest.fixture
 def store(tmp_path):
     return LocalStore(tmp_path / "store")
-
-
-def trained(loop, store, tmp_path, table=None, columns=None, as_of=AS_OF, say=None):
-    """The outcome and the candidate's record."""
-    table = flight_rows() if table is None else table
-    features = put_features(store, table, columns) if columns else put_features(store, table)
-    context = make_context(loop, store, tmp_path / "scratch" / str(time.monotonic_ns()), as_of=as_of, say=say)
-    outcome = train(context, features)
-    return outcome, candidate_of(outcome, loop, store, key(context, features), as_of)
-
-
-def candidate_of(outcome, loop, store, made_by, as_of=AS_OF):
-    blobs = {name: put_blob(store, content) for name, content in outcome.files.items()}
-    return make_record(
-        Candidate,
-        loop=loop.name,
-        as_of=as_of,
-        key=made_by,
-        digest=outcome.digest,
-        results=dict(outcome.results),
-        blobs=blobs,
-        notes=dict(outcome.notes),
-    )
 
 
 def test_a_candidate_carries_what_judging_serving_and_watching_need(store, tmp_path):
@@ -231,132 +181,6 @@ def test_checkpoints_are_found_by_record_and_cleared(store, tmp_path):
     assert store.list(f"checkpoints/{candidate.id}") == []
 
 
-@pytest.mark.parametrize("name", ["iris", "wine"])
-def test_several_classes_are_learned_by_both_flavours(store, tmp_path, name):
-    table, columns, classes = dataset_rows(name)
-    span = {"holdout": "6h"}
-    as_of = table["event_time"].to_pylist()[-1]
-    for own in (
-        {"rounds": 20, "params": {"max_depth": 3}},
-        {"flavour": "estimator", "hook": "hooks:classifier"},
-    ):
-        loop = make_loop(
-            tmp_path / own.get("flavour", "xgboost"), hooks=LINEAR, data=span, task="multiclass", **own
-        )
-        _, candidate = trained(loop, store, tmp_path, table, columns, as_of)
-        assert list(candidate.classes) == classes
-        predictor = load_candidate(store, candidate)
-        held_out = table.slice(candidate.rows)
-        predictions = predictor.predict(predictor.schema.encode(held_out))
-        right = np.array(classes)[predictions.argmax(axis=1)] == np.array(held_out["label"].to_pylist())
-        assert predictions.shape == (held_out.num_rows, len(classes))
-        assert right.mean() > 0.8
-        assert candidate.metrics["train_accuracy"] > 0.9
-
-
-def test_a_number_is_learned_by_both_flavours(store, tmp_path):
-    table, columns, _ = dataset_rows("diabetes")
-    as_of = table["event_time"].to_pylist()[-1]
-    for own in (
-        {"rounds": 40, "params": {"max_depth": 2, "learning_rate": 0.1}},
-        {"flavour": "estimator", "hook": "hooks:regressor", "params": {"alpha": 2.0}},
-    ):
-        loop = make_loop(
-            tmp_path / own.get("flavour", "xgboost"),
-            hooks=LINEAR,
-            data={"holdout": "2d"},
-            task="regression",
-            **own,
-        )
-        _, candidate = trained(loop, store, tmp_path, table, columns, as_of)
-        assert candidate.classes == ()
-        predictor = load_candidate(store, candidate)
-        held_out = table.slice(candidate.rows)
-        predictions = predictor.predict(predictor.schema.encode(held_out))
-        assert np.corrcoef(predictions, held_out["label"].to_numpy())[0, 1] > 0.5
-        assert candidate.metrics["train_r2"] > 0.4
-
-
-def test_the_estimator_takes_categories_and_missing_values(store, tmp_path):
-    loop = make_loop(
-        tmp_path / "loop", hooks=LINEAR, flavour="estimator", hook="hooks:classifier", params={"C": 0.5}
-    )
-    _, candidate = trained(loop, store, tmp_path)
-    assert set(candidate.blobs) >= {"model/model.skops", "loop/files/hooks.py"}
-    assert candidate.key["library"].keys() >= {"estimator", "scikit-learn"}
-    assert candidate.metrics["train_roc_auc"] > 0.7
-    assert load_candidate(store, candidate).predict(np.full((1, 3), np.nan)).shape == (1,)
-
-
-OWN_CLASS = """\
-from shared import Half
-def model():
-    return Half()
-"""
-SHARED = """\
-import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-class Half(ClassifierMixin, BaseEstimator):
-    def fit(self, frame, labels):
-        self.classes_ = np.array([0, 1]); self.mean_ = labels.mean(); return self
-    def predict_proba(self, frame):
-        return np.tile([1 - self.mean_, self.mean_], (len(frame), 1))
-"""
-
-
-def test_a_class_of_the_loops_own_needs_trust_and_is_loaded_from_the_candidates_files(store, tmp_path):
-    settings = {"flavour": "estimator", "hook": "hooks:model"}
-    folder = tmp_path / "loop"
-    loop = make_loop(folder, hooks=OWN_CLASS, **settings)
-    (folder / "shared.py").write_text(SHARED)
-    with pytest.raises(UserError, match=r"shared.Half.*trust: pickle"):
-        trained(loop, store, tmp_path)
-    _, candidate = trained(make_loop(folder, hooks=OWN_CLASS, trust="pickle", **settings), store, tmp_path)
-    (folder / "shared.py").write_text("raise RuntimeError('today it is broken')")
-    assert set(candidate.blobs) >= {"model/model.pkl", "loop/files/hooks.py", "loop/files/shared.py"}
-    with pytest.raises(UserError, match="executes code"):
-        load_candidate(store, candidate)
-    assert 0 < load_candidate(store, candidate, trust="pickle").predict(np.zeros((1, 3)))[0] < 1
-
-
-OWN_FLAVOUR = """\
-from dataclasses import dataclass
-from treadle.models.predictor import read_manifest, write_manifest
-import numpy as np
-
-@dataclass(frozen=True)
-class Mean:
-    task: str; schema: object; classes: tuple; trained_through: object; mean: float
-    flavour: str = "hooks:Means"
-    rounds: None = None
-    def predict(self, x): return np.full(len(x), self.mean)
-    def contributions(self, x): return np.zeros_like(x)
-    def save(self, folder): write_manifest(folder, self, {"mean": self.mean})
-
-class Means:
-    name = "hooks:Means"
-    def version(self): return "1"
-    def problems(self, train): return [f"params.{name}: means take none." for name in train.params]
-    def fit(self, task):
-        if task.train.seed == 13: raise RuntimeError("unlucky")
-        return Mean(task.train.task, task.schema, task.classes, task.trained_through, float(task.y.mean()))
-    def load(self, folder, trust):
-        m = read_manifest(folder)
-        return Mean(m.task, m.schema, m.classes, m.trained_through, m.extra["mean"])
-"""
-
-
-def test_a_flavour_of_the_loops_own_goes_round_and_fails_in_its_own_words(store, tmp_path):
-    loop = make_loop(tmp_path / "loop", hooks=OWN_FLAVOUR, flavour="hooks:Means")
-    _, candidate = trained(loop, store, tmp_path)
-    assert candidate.key["library"]["numpy"] == np.__version__
-    assert 0 < load_candidate(store, candidate).predict(np.zeros((1, 3)))[0] < 1
-    with pytest.raises(SpecError, match=r"train.params.x: means take none"):
-        trained(make_loop(tmp_path / "loop", flavour="hooks:Means", params={"x": 1}), store, tmp_path)
-    with pytest.raises(HookError, match="unlucky"):
-        trained(make_loop(tmp_path / "loop", flavour="hooks:Means", seed=13), store, tmp_path)
-
-
 def relabelled(value):
     table = flight_rows()
     return table.set_column(3, "label", pa.array([value] * table.num_rows, type=pa.float64()))
@@ -367,7 +191,7 @@ def relabelled(value):
     [
         (relabelled(1.0), AS_OF, DataRefused, "one value only"),
         (relabelled(2.0), AS_OF, DataRefused, "must be 0 or 1"),
-        (relabelled(None), AS_OF, AsOfError, "no labelled rows"),
+        (relabelled(None), AS_OF, AsOfError, "no labelled rows.*No label is known at all"),
         (flight_rows(), datetime.fromisoformat("2013-01-10T00:00Z"), AsOfError, "holdout 14d"),
         (flight_rows(), datetime.fromisoformat("2013-01-15T12:00Z"), UserError, "only 17 labelled rows"),
     ],
@@ -389,25 +213,59 @@ def test_early_stopping_without_newest_rows_is_refused(store, tmp_path):
         trained(loop, store, tmp_path, table)
 
 
-def test_infinite_features_are_refused_by_name(store, tmp_path):
+def test_infinite_features_are_refused_by_column_and_row(store, tmp_path):
     table = flight_rows()
     wind = table["wind"].to_pylist()
     wind[5] = float("inf")
-    with pytest.raises(DataRefused, match="wind"):
+    with pytest.raises(DataRefused, match="infinite numbers") as error:
         trained(
             make_loop(tmp_path / "loop", **SAMPLED),
             store,
             tmp_path,
             table.set_column(5, "wind", pa.array(wind)),
         )
+    assert error.value.findings == ("wind: inf in f5 at 2013-01-01 03:35",)
 
 
-def test_a_mistyped_parameter_is_refused_before_any_row_is_read(store, tmp_path):
-    loop = make_loop(tmp_path / "loop", params={"max_dpeth": 3})
-    features = put_features(store, flight_rows())
-    lost = replace(make_context(loop, store, tmp_path / "scratch"), store=LocalStore(tmp_path / "empty"))
-    with pytest.raises(SpecError, match=r"train.params.max_dpeth: .*did you mean 'max_depth'"):
-        train(lost, features)
+def refusal(store, tmp_path, as_of, data=None, **settings):
+    loop = make_loop(tmp_path / "loop", data=data, **{**SAMPLED, **settings})
+    known = flight_rows()
+    at = pa.scalar(as_of, pa.timestamp("us", tz="UTC"))
+    # As prepare would have it: rows and labels at or after as_of do not exist.
+    label = pc.if_else(pc.less(known["label_known_at"], at), known["label"], None)
+    table = known.set_column(3, "label", label).filter(pc.less(known["event_time"], at))
+    with pytest.raises((AsOfError, UserError)) as error:
+        trained(loop, store, tmp_path, table, as_of=as_of)
+    return loop, str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": {"rounds": 5, "newest": "3d"}}], ids=str)
+@pytest.mark.parametrize("as_of", ["2013-01-10", "2013-01-15"])
+def test_too_early_an_as_of_is_told_the_first_that_would_do(store, tmp_path, as_of, settings):
+    loop, words = refusal(store, tmp_path, datetime.fromisoformat(f"{as_of}T00:00Z"), **settings)
+    assert "are of rows from 2013-01-01 00:00 to 2013-01-" in words
+    first = re.search(r"a later as_of has enough, (\S+) or after", words)[1]
+    for day, enough in ((-1, False), (0, True)):
+        moment = datetime.fromisoformat(f"{first}T00:00Z") + timedelta(days=day)
+        if enough:
+            assert trained(loop, store, tmp_path, as_of=moment)[1].rows >= MIN_ROWS
+        else:
+            with pytest.raises((AsOfError, UserError)):
+                trained(loop, store, tmp_path, as_of=moment)
+
+
+def test_too_late_an_as_of_is_told_the_last_that_would_do(store, tmp_path):
+    data = {"window": "10d"}
+    loop, words = refusal(store, tmp_path, datetime.fromisoformat("2013-06-01T00:00Z"), data)
+    last = datetime.fromisoformat(re.search(r"(\S+) was the last as_of with enough", words)[1] + "T00:00Z")
+    assert trained(loop, store, tmp_path, as_of=last)[1].rows >= MIN_ROWS
+    with pytest.raises((AsOfError, UserError)):
+        trained(loop, store, tmp_path, as_of=last + timedelta(days=1))
+
+
+def test_a_window_that_never_holds_enough_is_told_so(store, tmp_path):
+    _, words = refusal(store, tmp_path, AS_OF, {"window": "2h"})
+    assert "with these settings no as_of has 30 of them" in words
 
 
 def test_the_recipe_is_spec_and_files_and_nothing_else(tmp_path):

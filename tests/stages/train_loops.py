@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic_ns
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from treadle.commit import make_record
 from treadle.identity import sha256_of
 from treadle.loop import Loop
-from treadle.records import Column, FeatureSet, Partition
+from treadle.records import Candidate, Column, FeatureSet, Partition
 from treadle.registry.log import ReleaseLog
 from treadle.stages import Context
+from treadle.stages.train import key, train
 from treadle.store import Store, put_blob
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -22,6 +25,13 @@ COLUMNS = (
     Column(name="weekend", type="boolean"),
     Column(name="origin", type="category"),
 )
+
+
+SAMPLED = {
+    "params": {"max_depth": 3, "subsample": 0.8, "colsample_bytree": 0.7},
+    "rounds": 24,
+    "checkpoint_every": 6,
+}
 
 
 def make_loop(folder: Path, *, hooks: str = "", data: dict | None = None, **train) -> Loop:
@@ -141,4 +151,27 @@ def put_features(store: Store, table: pa.Table, columns=COLUMNS, parts: int = 3)
         definition="0" * 64,
         views={},
         partitions=tuple(partitions),
+    )
+
+
+def trained(loop, store, tmp_path, table=None, columns=None, as_of=AS_OF, say=None):
+    """The outcome and the candidate's record."""
+    table = flight_rows() if table is None else table
+    features = put_features(store, table, columns) if columns else put_features(store, table)
+    context = make_context(loop, store, tmp_path / "scratch" / str(monotonic_ns()), as_of=as_of, say=say)
+    outcome = train(context, features)
+    return outcome, candidate_of(outcome, loop, store, key(context, features), as_of)
+
+
+def candidate_of(outcome, loop, store, made_by, as_of=AS_OF):
+    blobs = {name: put_blob(store, content) for name, content in outcome.files.items()}
+    return make_record(
+        Candidate,
+        loop=loop.name,
+        as_of=as_of,
+        key=made_by,
+        digest=outcome.digest,
+        results=dict(outcome.results),
+        blobs=blobs,
+        notes=dict(outcome.notes),
     )
