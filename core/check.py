@@ -37,6 +37,7 @@ from treadle.checks.rule import (
 from treadle.errors import Fault, HookError, SpecError
 from treadle.loop import Loop
 from treadle.loop_file import LoopFile, read_loop_file
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from treadle.registry.log import Entry
@@ -256,7 +257,7 @@ def render(findings: Sequence[Finding]) -> str:
         lines.append(f"    ignored because: {because}" if because is not None else f"    fix: {found.fix}")
     standing = [f.severity for f in findings if f.ignored_because is None]
     words: tuple[tuple[Severity, str], ...] = (("error", "errors"), ("warning", "warnings"), ("info", "info"))
-    sums = [f"{standing.count(severity)} {word}" for severity, word in words]
+    sums = [counted(standing.count(severity), severity, plural) for severity, plural in words]
     return "\n".join(
         [*lines, *([""] if lines else []), f"{', '.join(sums)}, {len(findings) - len(standing)} ignored"]
     )

@@ -167,6 +167,12 @@ def _beside(name: str, **more: Any) -> Callable[[Path], dict[str, Any]]:
     return write
 
 
+REGRESSION = {
+    "train.task": "regression",
+    "data.tables.orders.label": "amount",
+    "gate.floor": {"r2": 0.2},
+    "gate.guard": {"rmse": 0.1},
+}
 HOOK = {"train.flavour": "estimator", "train.hook": "hooks:model"}
 TABLE = "data.tables.orders"
 CASES = [
@@ -202,7 +208,13 @@ CASES = [
         "TR031",
         file("orders.sql", "select order_id,\nfrom where orders\n"),
         place=("orders.sql", 2),
-        says="column",
+        says="`where` in line 2: from where orders (column 6)",
+    ),
+    Case(
+        "TR031",
+        file("orders.sql", SQL + "where region = 'north\n"),
+        place=("orders.sql", 3),
+        says="unterminated quoted string at `'north` in line 3: where region = 'north",
     ),
     Case("TR031", file("orders.sql", "drop table orders"), place=("orders.sql", 1), says="not a query"),
     Case("TR031", file("orders.sql", SQL + ";" + SQL), place=("orders.sql", 1), says="2 statements"),
@@ -334,6 +346,19 @@ CASES = [
     Case("TR115", {"data.label_delay": "0d"}, "data.label_delay"),
     Case("TR116", {"data.checks": []}, "data.checks"),
     Case("TR117", {"data.leakage": {"allow": {"amount": "paid in advance"}}}, "data.leakage.allow.amount"),
+    Case(
+        "TR118",
+        file("orders.sql", SQL.replace("amount", "\navg(amount) over (partition by region) as amount")),
+        place=("orders.sql", 2),
+        says="`AVG(amount) OVER (PARTITION BY region)` enters amount: it has no ORDER BY",
+    ),
+    Case("TR119", file("orders.sql", SQL + "where placed_at < now()"), place=("orders.sql", 3), says="`now`"),
+    Case("TR119", file("orders.sql", SQL.replace("amount", "random() as amount")), place=("orders.sql", 1)),
+    Case("TR119", file("orders.sql", SQL + "using sample 10%"), place=("orders.sql", 3), says="chance"),
+    Case("TR102", REGRESSION | {"gate.floor": {}}, "gate.floor", says="{r2: 0.2}"),
+    Case("TR120", REGRESSION, "gate.margin", says="square of the label's unit"),
+    Case("TR120", REGRESSION | {"gate.margin": 0.2}, "gate.slice_limit"),
+    Case("TR120", REGRESSION | {"gate.loss": "absolute_error"}, "monitor.quality.margin", says="median"),
     Case("TR121", {"monitor": None}, "monitor"),
     Case("TR122", {"retrain": None}, "retrain"),
     Case("TR123", {"data.label_delay": "30d"}, "monitor.every"),

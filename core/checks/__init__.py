@@ -6,6 +6,7 @@ MODULES = (
     "treadle.checks.file_rules",
     "treadle.checks.code_rules",
     "treadle.checks.data_rules",
+    "treadle.checks.sql_rules",
     "treadle.checks.feature_rules",
     "treadle.checks.model_rules",
     "treadle.checks.gate_mistakes",

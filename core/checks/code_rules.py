@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from treadle.checks.probe import Problem
-from treadle.checks.rule import CheckContext, Hit, rule
+from treadle.checks.rule import UNCHECKED, CheckContext, Hit, rule
 from treadle.errors import HookError, SpecError
 
 
@@ -71,7 +72,7 @@ def hook_failed(context: CheckContext, field: str, error: HookError) -> Iterator
     fix="Correct the SQL at this line; it is read as DuckDB reads it, one query a file.",
 )
 def bad_sql(context: CheckContext) -> Iterator[Hit]:
-    """Names line and column."""
+    """Names line and token."""
     if context.data.missing:
         yield context.unchecked(
             "data.tables", f"SQL and sources need {context.data.missing}.", 'pip install "treadle[stages]"'
@@ -79,13 +80,12 @@ def bad_sql(context: CheckContext) -> Iterator[Hit]:
         return
     for name, query in context.data.queries.items():
         if isinstance(query, Problem):
-            where = f" (column {query.column})" if query.column else ""
-            yield context.hit(
-                f"data.tables.{name}.sql",
-                f"{query.words}{where}.",
-                file=context.data.path(name),
-                line=query.line,
-            )
+            words = f"{query.words}{f' (column {query.column})' if query.column else ''}."
+            if query.sure:
+                yield context.sql_hit(name, words, query.line)
+            else:
+                fix = "Run `treadle run --to prepare`: what depends on this query is not checked here."
+                yield replace(context.sql_hit(name, words, query.line, fix), code=UNCHECKED)
 
 
 @rule(
@@ -98,20 +98,11 @@ def unknown_source(context: CheckContext) -> Iterator[Hit]:
     """Files read by the query itself count too: a change in them would go unseen."""
     known = sorted(context.loop.data.sources)
     for name, query in context.data.parsed.items():
-        path = context.data.path(name)
         for read, line in query.reads:
             if read.lower() not in {source.lower() for source in known} and not context.broken(
                 f"data.sources.{read}"
             ):
                 fix = f"Name it under data.sources; known are: {', '.join(known)}."
-                yield context.hit(
-                    f"data.tables.{name}.sql",
-                    f"it reads {read!r}, which is no source.",
-                    fix,
-                    file=path,
-                    line=line,
-                )
+                yield context.sql_hit(name, f"it reads {read!r}, which is no source.", line, fix)
         for called, line in query.files:
-            yield context.hit(
-                f"data.tables.{name}.sql", f"it reads a file by itself ({called}).", file=path, line=line
-            )
+            yield context.sql_hit(name, f"it reads a file by itself ({called}).", line)

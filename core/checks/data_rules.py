@@ -23,8 +23,6 @@ KEPT = {"BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR", TIME}
 )
 def unreadable_source(context: CheckContext) -> Iterator[Hit]:
     """Reads the head of each file: its schema, not its rows."""
-    if context.data.missing:
-        return  # TR031 says so
     for name, found in context.data.sources.items():
         if isinstance(found, Problem) and not found.words.startswith("the variable "):  # TR011
             yield context.hit(f"data.sources.{name}", f"can't be read: {found.words.rstrip('.')}.")
@@ -43,12 +41,7 @@ def misfit_query(context: CheckContext) -> Iterator[Hit]:
             why = f"by the first 4 MB of the sources the query does not fit them: {found.words}"
             yield context.unchecked(f"data.tables.{name}.sql", why, "Run `treadle run --to prepare`.")
         elif isinstance(found, Problem):
-            yield context.hit(
-                f"data.tables.{name}.sql",
-                f"{found.words.rstrip('.')}.",
-                file=context.data.path(name),
-                line=found.line,
-            )
+            yield context.sql_hit(name, f"{found.words.rstrip('.')}.", found.line)
 
 
 def _tables(context: CheckContext) -> Iterator[tuple[str, Table, Columns]]:
@@ -109,7 +102,7 @@ def mistyped_column(context: CheckContext) -> Iterator[Hit]:
         for column, type_ in columns.items():
             if type_ not in KEPT:
                 words = f"{column!r} is {type_}; columns are numbers, booleans, text or times."
-                yield context.hit(f"data.tables.{name}.sql", words, file=context.data.path(name), line=1)
+                yield context.sql_hit(name, words, 1)
 
 
 @rule(
@@ -201,7 +194,7 @@ def bad_data_check(context: CheckContext) -> Iterator[Hit]:
 
     rules = rules_of(context.loop)
     for asked in rules:
-        columns = None if context.data.missing else context.data.columns.get(asked.table)
+        columns = context.data.columns.get(asked.table)
         for column in asked.columns or ():
             if isinstance(columns, dict) and column not in (*columns, "row_id"):
                 words = f"{asked.type}: the table {asked.table!r} has no column {column!r}."

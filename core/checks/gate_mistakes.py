@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from treadle.checks.rule import CheckContext, Hit, rule
 from treadle.clock import format_duration
+from treadle.loop import Loop
 
 LEAST_BLOCKS = 14
 LARGEST_MARGIN = 0.05
@@ -33,13 +34,15 @@ def no_gate(context: CheckContext) -> Iterator[Hit]:
     "TR102",
     severity="warning",
     title="No floor",
-    fix="Set gate.floor to the least quality that is worth serving, such as {roc_auc: 0.6}.",
-    sections=("gate",),
+    fix="Set gate.floor to the least quality that is worth serving, such as {roc_auc: 0.6}, for regression {r2: 0.2}.",
+    sections=("gate", "train"),
 )
 def no_floor(context: CheckContext) -> Iterator[Hit]:
     """Without one the first model need only beat a trivial baseline."""
     if not context.loop.gate.floor:
-        yield context.hit("gate.floor", "no quality is too low to serve.")
+        such = "{r2: 0.2}" if context.loop.train.task == "regression" else "{roc_auc: 0.6}"
+        fix = f"Set gate.floor to the least quality that is worth serving, such as {such}."
+        yield context.hit("gate.floor", "no quality is too low to serve.", fix)
 
 
 @rule(
@@ -100,6 +103,11 @@ def large_alpha(context: CheckContext) -> Iterator[Hit]:
         yield context.hit("gate.alpha", f"{alpha:.0%} of the models that are not good enough would pass.")
 
 
+def _blocks(loop: Loop) -> int:
+    """How many blocks the holdout has."""
+    return int(loop.data.holdout / loop.gate.block) if loop.gate.block else 0
+
+
 @rule(
     "TR107",
     severity="error",
@@ -110,7 +118,7 @@ def large_alpha(context: CheckContext) -> Iterator[Hit]:
 def holdout_never_judges(context: CheckContext) -> Iterator[Hit]:
     """Every evaluation would be refused as too small."""
     loop = context.loop
-    blocks = int(loop.data.holdout / loop.gate.block) if loop.gate.block else 0
+    blocks = _blocks(loop)
     if blocks < loop.gate.min_blocks:
         words = (
             f"{format_duration(loop.data.holdout)} hold {blocks} blocks of {format_duration(loop.gate.block)}"
@@ -128,7 +136,7 @@ def holdout_never_judges(context: CheckContext) -> Iterator[Hit]:
 def few_blocks(context: CheckContext) -> Iterator[Hit]:
     """Tests by block promise their rate of false promotions from about 14 blocks on."""
     loop = context.loop
-    blocks = int(loop.data.holdout / loop.gate.block) if loop.gate.block else 0
+    blocks = _blocks(loop)
     if loop.gate.min_blocks <= blocks < LEAST_BLOCKS:
         yield context.hit("data.holdout", f"the holdout has {blocks} blocks.")
 
@@ -159,7 +167,7 @@ def short_block(context: CheckContext) -> Iterator[Hit]:
 def idle_slices(context: CheckContext) -> Iterator[Hit]:
     """A slice needs more blocks than the holdout has."""
     loop = context.loop
-    blocks = int(loop.data.holdout / loop.gate.block) if loop.gate.block else 0
+    blocks = _blocks(loop)
     if (loop.gate.slices or loop.gate.fairness) and blocks < loop.gate.slice_min_blocks:
         yield context.hit(
             "gate.slice_min_blocks",
@@ -276,3 +284,33 @@ def leakage_allowed(context: CheckContext) -> Iterator[Hit]:
             yield context.hit(field, f"{name} passes because: {reason.strip()}")
         else:
             yield Hit(field, f"{name} passes without a reason.", "Write the reason.", severity="warning")
+
+
+@rule(
+    "TR120",
+    severity="warning",
+    title="A default in units of a loss that for regression has the label's scale",
+    fix="Set it in the loss's own units, such as 1 % of what a prediction of the mean loses.",
+    sections=("gate", "monitor", "train"),
+)
+def unscaled_defaults(context: CheckContext) -> Iterator[Hit]:
+    """The defaults are meant for log_loss and brier; minutes, euros and grams differ by any factor."""
+    loop = context.loop
+    if loop.train.task != "regression":
+        return
+    gate, quality = loop.gate, loop.monitor.quality if loop.monitor else None
+    loss = gate.loss or "squared_error"
+    unit = "the label's unit" if loss == "absolute_error" else "the square of the label's unit"
+    such = (
+        "1 % of the mean distance of the labels from their median"
+        if loss == "absolute_error"
+        else "1 % of the labels' variance"
+    )
+    left = {"gate.margin": gate.margin} if "margin" not in gate.model_fields_set else {}
+    if (gate.slices or gate.fairness) and "slice_limit" not in gate.model_fields_set:
+        left["gate.slice_limit"] = gate.slice_limit
+    if quality and "margin" not in quality.model_fields_set:
+        left["monitor.quality.margin"] = quality.margin
+    for field, value in left.items():
+        words = f"the default {value:g} is a difference of {loss}, so in {unit}, whatever the label's scale."
+        yield context.hit(field, words, f"Set {field} in {unit}, such as {such}.")

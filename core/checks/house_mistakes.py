@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from treadle.checks.rule import CheckContext, Hit, rule
-from treadle.identity import sha256_of_file
+from treadle.identity import digest_of, sha256_of_file
 from treadle.loop import Loop
 
 MOST_ATTEMPTS = 10
@@ -109,17 +110,22 @@ def no_predecessor(context: CheckContext) -> Iterator[Hit]:
     sections=("data.tables", "features"),
 )
 def two_definitions(context: CheckContext) -> Iterator[Hit]:
-    """View tables of one name from different SQL, and Feast files that differ behind a view of one name."""
+    """View tables of one name from different SQL, and views of one name; each told once, with all such loops."""
     mine = _definitions(context.loop)
+    differing: dict[tuple[str, str], list[str]] = {}
     for other in context.others:
-        for (kind, name), (field, path, sha256) in _definitions(other).items():
-            if (kind, name) in mine and mine[kind, name][2] != sha256:
-                words = f"the {kind} {name!r} comes from another definition in loop {other.name!r} ({path})"
-                yield context.hit(mine[kind, name][0] or field, f"{words}.")
+        if other.name == context.loop.name:
+            continue  # TR147 says so
+        for shared, (_, path, digest) in _definitions(other).items():
+            if shared in mine and mine[shared][2] != digest:
+                differing.setdefault(shared, []).append(f"{other.name!r} ({path})")
+    for (kind, name), loops in sorted(differing.items()):
+        words = f"the {kind} {name!r} is defined otherwise in the loop {', '.join(loops)}."
+        yield context.hit(mine[kind, name][0], words)
 
 
 def _definitions(loop: Loop) -> dict[tuple[str, str], tuple[str, Path, str]]:
-    """Field, file and hash of each definition that another loop may share."""
+    """Field, file and digest of each definition that another loop may share."""
     found: dict[tuple[str, str], tuple[str, Path, str]] = {}
     for name, table in loop.data.tables.items():
         path = loop.folder / (table.sql or f"{(table.python or '').partition(':')[0].replace('.', '/')}.py")
@@ -129,8 +135,47 @@ def _definitions(loop: Loop) -> dict[tuple[str, str], tuple[str, Path, str]]:
     feast = loop.folder / (loop.features.file or "")
     if loop.features.file and feast.is_file():
         for position, view in enumerate(loop.features.use):
-            found["view", view] = (f"features.use.{position}", feast, sha256_of_file(feast))
+            found["view", view] = (f"features.use.{position}", feast, _view_digest(feast, view))
     return found
+
+
+def _view_digest(path: Path, view: str) -> str:
+    """Hash of a view's statement in a Feast file and of those that it builds on; else of the whole file."""
+    try:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError):
+        return sha256_of_file(path)
+    needed = [each for each in statements if _makes_view(each, view)]
+    for each in needed:  # grows on the way
+        used = {node.id for node in ast.walk(each) if isinstance(node, ast.Name)}
+        needed += [other for other in statements if other not in needed and used & set(_bound_by(other))]
+    if not needed:
+        return sha256_of_file(path)
+    return digest_of(sorted(ast.dump(each) for each in needed))
+
+
+def _makes_view(statement: ast.stmt, view: str) -> bool:
+    """Whether a statement calls `...View(name="view")`, or defines a function of this name as a view."""
+    if isinstance(statement, ast.FunctionDef):
+        return statement.name == view and bool(statement.decorator_list)
+    for call in ast.walk(statement):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("View"):
+            given = [*call.args[:1], *(word.value for word in call.keywords if word.arg == "name")]
+            if any(isinstance(each, ast.Constant) and each.value == view for each in given):
+                return True
+    return False
+
+
+def _bound_by(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement of a module gives a value."""
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        yield statement.name
+        return
+    for node in ast.walk(statement):
+        if isinstance(node, ast.alias):
+            yield (node.asname or node.name).partition(".")[0]
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
 
 
 @rule(
@@ -171,7 +216,7 @@ def absolute_path(context: CheckContext) -> Iterator[Hit]:
 def unused_source(context: CheckContext) -> Iterator[Hit]:
     """Only where all tables are SQL that parses: a Python table is given every source."""
     tables = context.loop.data.tables
-    if not context.data.missing and set(context.data.parsed) == set(tables):
+    if set(context.data.parsed) == set(tables):
         read = {name.lower() for query in context.data.parsed.values() for name, _ in query.reads}
         for name in context.loop.data.sources:
             if name.lower() not in read:

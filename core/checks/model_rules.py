@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 from treadle.checks.rule import CheckContext, Hit, rule
 from treadle.errors import HookError, SpecError, UserError
@@ -83,8 +81,6 @@ _LABELS = {"binary": ("BOOLEAN", "BIGINT", "DOUBLE"), "regression": ("BIGINT", "
 )
 def mistyped_label(context: CheckContext) -> Iterator[Hit]:
     """Whether a binary label holds only 0 and 1 is seen when the data are read."""
-    if context.data.missing:
-        return  # TR031 says so
     name, task = context.loop.data.labelled, context.loop.train.task
     label, columns = context.loop.data.tables[name].label or "", context.data.columns.get(name)
     type_ = columns.get(label) if isinstance(columns, dict) else None
@@ -100,30 +96,28 @@ def mistyped_label(context: CheckContext) -> Iterator[Hit]:
 )
 def unknown_pool(context: CheckContext) -> Iterator[Hit]:
     """Pools stand in pools.yaml beside the loop, or in a folder above it."""
-    pools = context.loop.pools
-    known = _pools(context.loop.folder) if pools else {}
-    for stage, pool in pools.items():
+    for stage, name in context.loop.pools.items():
         if stage not in STAGES:
             fix = f"The stages are: {', '.join(STAGES)}."
             yield context.hit(f"pools.{stage}", f"there is no stage {stage!r}.", fix)
-        elif pool not in known:
-            words = f"known are: {', '.join(sorted(map(str, known)))}" if known else "no pools.yaml was found"
-            yield context.hit(f"pools.{stage}", f"there is no pool {pool!r}; {words}.")
+        else:
+            yield from _pool_faults(context, stage, name)
 
 
-def _pools(folder: Path) -> dict[str, Any]:
-    import yaml
+def _pool_faults(context: CheckContext, stage: str, name: str) -> Iterator[Hit]:
+    """Also what is wrong with the file of pools itself, by its own lines."""
+    from treadle.hardware.pools import IN_PROCESS, known_pools, unknown_pool
 
-    for place in (folder, *folder.parents):
-        path = place / "pools.yaml"
-        if path.is_file():
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError):
-                return {}
-            content = content.get("pools", content) if isinstance(content, dict) else {}
-            return content if isinstance(content, dict) else {}
-    return {}
+    folder = context.loop.folder
+    try:
+        if name != IN_PROCESS and name not in known_pools(folder):
+            yield context.hit(f"pools.{stage}", *unknown_pool(name, folder))
+    except SpecError as error:
+        for fault in error.faults:
+            words = f"{fault.field}: {fault.problem}" if fault.field else fault.problem
+            yield context.hit(f"pools.{stage}", words, fault.fix, file=fault.file, line=fault.line)
+    except UserError as error:
+        yield context.hit(f"pools.{stage}", str(error))
 
 
 @rule(

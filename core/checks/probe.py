@@ -20,6 +20,7 @@ from treadle.errors import SpecError, TreadleError
 from treadle.loop import Loop
 
 if TYPE_CHECKING:
+    from treadle.checks.lineage import Reading
     from treadle.records import SnapshotTable
 
 HEAD_BYTES = 4 << 20
@@ -34,6 +35,10 @@ class Problem:
     line: int = 0
     column: int = 0
     sure: bool = True
+
+
+class NotFollowed(Exception):
+    """A query is written in a way in which nobody can say what its columns are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,9 @@ class Probe:
 
     @cached_property
     def sources(self) -> dict[str, Columns | Problem]:
-        """Each source's columns with their DuckDB types."""
+        """Each source's columns with their DuckDB types; nothing where packages are missing."""
+        if self.missing:
+            return {}
         found = {name: self._source(name) for name in self.loop.data.sources}
         # From here on a query sees the sources, and no file.
         self.connection.execute("SET enable_external_access = false")
@@ -124,8 +131,10 @@ class Probe:
 
     @cached_property
     def queries(self) -> dict[str, Query | Problem]:
-        """Each SQL table's query, for the files that exist."""
-        found = {}
+        """Each SQL table's query, for the files that exist; nothing where packages are missing."""
+        found: dict[str, Query | Problem] = {}
+        if self.missing:
+            return found
         for name, table in self.loop.data.tables.items():
             path = self.loop.folder / table.sql if table.sql else None
             if path is not None and path.is_file():
@@ -144,6 +153,22 @@ class Probe:
             if isinstance(query, Query) and readable and not query.files:
                 found[name] = self._describe(query)
         return found
+
+    def reading(self, query: Query) -> Reading:
+        """A query with its names resolved; only for one whose columns are known.
+
+        Raises:
+            NotFollowed: sqlglot can't resolve it.
+        """
+        from treadle.checks.lineage import Reading
+
+        sources = {name: found for name, found in self.sources.items() if isinstance(found, dict)}
+        return Reading(query.text, sources, self._aggregates)
+
+    @cached_property
+    def _aggregates(self) -> list[str]:
+        asked = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
+        return [row[0] for row in self.connection.execute(asked).fetchall()]
 
     def path(self, table: str) -> Path:
         """Where a table's SQL file is."""
@@ -233,16 +258,21 @@ class Probe:
 
 
 def parse_query(text: str) -> Query | Problem:
-    """The one query of a SQL file, in DuckDB's dialect."""
+    """The one query of a SQL file, in DuckDB's dialect; DuckDB itself says whether and where it is wrong."""
+    import duckdb
     import sqlglot
     from sqlglot import exp
 
     try:
+        duckdb.extract_statements(text)
+    except duckdb.Error as error:
+        return _syntax_problem(text, str(error))
+    try:
         statements = [found for found in sqlglot.parse(text, dialect="duckdb") if found is not None]
     except sqlglot.errors.SqlglotError as error:
         details = (getattr(error, "errors", None) or [{}])[0]
-        words = details.get("description") or _first_line(error)
-        return Problem(str(words).rstrip("."), int(details.get("line") or 1), int(details.get("col") or 0))
+        words = f"DuckDB can read this query, the parser of this check can't, from {details.get('highlight')!r} on"
+        return Problem(words, int(details.get("line") or 1), int(details.get("col") or 0), sure=False)
     if len(statements) != 1:
         return Problem(f"the file holds {len(statements)} statements; a table is one query", 1)
     query = statements[0]
@@ -261,6 +291,24 @@ def parse_query(text: str) -> Query | Problem:
             files.append((called, line))
     files += [("read_csv", 1) for _ in query.find_all(exp.ReadCSV)]
     return Query(text, tuple(dict.fromkeys(reads)), tuple(files))
+
+
+def _syntax_problem(text: str, message: str) -> Problem:
+    """DuckDB's message on a query that can't be parsed, with the line and the token that it stumbled over."""
+    words = _first_line(ValueError(message)).removeprefix("Parser Error: ")
+    what, near, rest = words.partition(" at or near ")
+    at = re.search(r"^LINE (\d+): ", message, re.MULTILINE)
+    lines = text.splitlines()
+    number = int(at[1]) if at else len(text.rstrip().splitlines())
+    line = lines[number - 1] if 0 < number <= len(lines) else ""
+    token = rest.removeprefix('"').removesuffix('"') if near else ""
+    # The caret is some places off where letters take several bytes, or the line is shortened.
+    caret = message[at.end() :].partition("\n")[2].find("^") - len(at[0]) if at else 0
+    places = [found.start() for found in re.finditer(re.escape(token), line)] if token else []
+    column = min(places, key=lambda place: abs(place - caret)) + 1 if places else 0
+    shown = " ".join(line[max(column - 60, 0) : max(column - 60, 0) + 120].split())
+    where = f" at `{token}`" if token else ""
+    return Problem(f"{what}{where} in line {number}: {shown}".rstrip(": "), number, column)
 
 
 _READERS = tuple(

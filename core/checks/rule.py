@@ -238,6 +238,10 @@ class CheckContext:
         """A finding of the rule at a field of the loop, or at a line of another file."""
         return Hit(field, evidence, fix, str(file), line)
 
+    def sql_hit(self, table: str, evidence: str, line: int, fix: str = "") -> Hit:
+        """A finding of the rule at a line of a table's SQL file."""
+        return self.hit(f"data.tables.{table}.sql", evidence, fix, file=self.data.path(table), line=line)
+
     def unchecked(self, field: str, why: str, fix: str = "") -> Hit:
         """Says that something could not be checked here: never pass over it in silence."""
         return Hit(field, why, fix, code=UNCHECKED)
