@@ -12,29 +12,41 @@ from treadle.errors import UserError
 from treadle.loop import Loop
 from treadle.records import Candidate, FeatureSet, Json
 from treadle.session import Session
-from treadle.store import Store
+from treadle.store import Store, fetch_blob
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from treadle.data.online import OnlineReader
+    from treadle.data.online import OnlineReader, RowRefused
+    from treadle.serving.by_entity import EntityJoin
 
 
-def score_file(session: Session, source: Path, target: Path) -> Json:
+def score_file(
+    session: Session,
+    source: Path,
+    target: Path,
+    *,
+    keep: Sequence[str] = (),
+    allow_gaps: bool = False,
+) -> Json:
     """Scores a Parquet or CSV file with the champion of the session's `as_of`, batch by batch.
 
     Args:
         session: Whose champion.
         source: Rows with all features, or rows that name entity and event time, whose features are then joined.
         target: Where the rows' ids and predictions go.
+        keep: More columns of the source to carry over.
+        allow_gaps: Let values of views that are absent, or older than their TTL, count as missing; else a row
+            without one is refused, as a request is.
 
     Returns:
-        `rows`, `candidate` (digest) and `output`.
+        `rows`, `candidate` (digest), `output`; `unseen`, by feature the rows with a category that the model never
+        saw, and `gaps`, by view the rows without a value: both counted as missing.
 
     Raises:
-        UserError: No champion, or the file lacks what is needed; names file, column and row.
+        UserError: No champion, or the file lacks what is needed or has what nobody reads; names file, column, row.
     """
     from treadle.models import load_candidate
     from treadle.serving.batch import predict_file
+    from treadle.words import counted
 
     entry = session.log.champion(session.as_of)
     if entry is None or entry.candidate is None:
@@ -44,34 +56,58 @@ def score_file(session: Session, source: Path, target: Path) -> Json:
     candidate = get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
     predictor = load_candidate(session.store, candidate, trust=session.loop.train.trust)
     labelled = session.loop.data.tables[session.loop.data.labelled]
-    rows = predict_file(
+    named = [labelled.entity, labelled.event_time]
+    about = [labelled.label, labelled.known_at, labelled.label_known_at, *labelled.known_at_of.values()]
+    joins: list[EntityJoin] = []
+
+    def join() -> EntityJoin:
+        joins.append(_entity_join(session, candidate, allow_gaps))
+        return joins[0]
+
+    scored = predict_file(
         predictor,
         source,
         target,
         model=candidate.digest,
-        join=_Join(session, candidate),
-        keep=[name for name in (labelled.entity, labelled.event_time) if name],
+        join=join,
+        keep=[*(name for name in named if name), *keep],
+        ignore=[name for name in about if name],
     )
-    return {"rows": rows, "candidate": candidate.digest, "output": str(target)}
+    unseen = {name: count for name, count in scored.unseen.items() if count}
+    gaps = dict(joins[0].gaps) if joins else {}
+    for name, count in unseen.items():
+        session.say(
+            f"{counted(count, 'row')}: {name} is a category that the model never saw; it counts as missing"
+        )
+    for name, count in gaps.items():
+        session.say(
+            f"{counted(count, 'row')}: the view {name} has no value, or one that is too old; it counts as missing"
+        )
+    return {
+        "rows": scored.rows,
+        "candidate": candidate.digest,
+        "output": str(target),
+        "unseen": unseen,
+        "gaps": gaps,
+    }
 
 
-class _Join:
-    """Gives batches of entities and times the features of a candidate, by its own files."""
+def _entity_join(session: Session, candidate: Candidate, allow_gaps: bool) -> EntityJoin:
+    from treadle.data.feast_store import PLAN_BLOB, Plan
+    from treadle.recipe import restore_loop
+    from treadle.serving.by_entity import EntityJoin
+    from treadle.steps import snapshot_of
 
-    def __init__(self, session: Session, candidate: Candidate) -> None:
-        self._session, self._candidate = session, candidate
-        self._ready: Any = None
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        from treadle.data.feast_rows import join_for_prediction
-        from treadle.recipe import restore_loop
-        from treadle.runner import snapshot_of
-
-        if self._ready is None:
-            loop = restore_loop(self._session.store, self._candidate, self._session.loop)
-            self._ready = loop, snapshot_of(self._session, loop, self._session.as_of)
-        loop, snapshot = self._ready
-        return join_for_prediction(loop, self._session.store, snapshot, batch)
+    features = get_record(session.store, FeatureSet, session.loop.name, candidate.features_id)
+    plan = Plan.model_validate_json(fetch_blob(session.store, features.blobs[PLAN_BLOB]).read_bytes())
+    loop = restore_loop(session.store, candidate, session.loop)
+    return EntityJoin(
+        loop,
+        session.store,
+        plan,
+        lambda: snapshot_of(session, loop, session.as_of),
+        allow_gaps=allow_gaps,
+    )
 
 
 class OnlineLookup:
@@ -79,23 +115,46 @@ class OnlineLookup:
 
     def __init__(self, reader: OnlineReader, own: Sequence[str]) -> None:
         self._reader, self._own = reader, tuple(own)
+        self._names = tuple(dict.fromkeys((*own, *reader.keys)))
+        self._expected = frozenset(self._names)
 
     def columns_for(self, rows: Sequence[Mapping[str, Any]], at: datetime | None) -> dict[str, list[Any]]:
         """The model's features by name, in the order of `rows`.
 
         Raises:
-            UserError: A row lacks one of the model's own columns or a join key, or a value is absent or too old.
+            RowRefused: A row lacks one of the model's own columns or a join key, has a column that is neither, or
+                a value is absent or too old.
+            Transient: The online store does not answer.
         """
-        columns: dict[str, list[Any]] = {}
-        for name in self._own:
-            for number, row in enumerate(rows):
-                if name not in row:
-                    raise UserError(
-                        f"row {number}: {name!r} is missing; an entity brings its own columns "
-                        f"({', '.join(self._own)}), the views come from the online store."
-                    )
-            columns[name] = [row[name] for row in rows]
+        for number, row in enumerate(rows):
+            if row.keys() != self._expected:
+                raise self._misnamed(number, row)
+        columns = {name: [row[name] for row in rows] for name in self._own}
         return columns | self._reader.read(rows, at or datetime.now(UTC))
+
+    def warm(self) -> None:
+        """Imports Feast and opens the online store.
+
+        Raises:
+            Transient: It does not answer.
+        """
+        self._reader.warm()
+
+    def _misnamed(self, number: int, row: Mapping[str, Any]) -> RowRefused:
+        from treadle.data.online import RowRefused
+
+        if missing := [name for name in self._names if name not in row]:
+            problem = (
+                f"{missing[0]!r} is missing; an entity brings the keys of the views and the model's own columns"
+                f" ({', '.join(self._names)}), the views come from the online store."
+            )
+            return RowRefused(number, missing[0], problem, "missing_column")
+        extra = sorted(row.keys() - self._expected)[0]
+        problem = (
+            f"{extra[:60]!r} is neither a key of the views nor one of the model's own columns; leave it out"
+            " (identifiers go into `ids`, times into `event_time`)."
+        )
+        return RowRefused(number, extra, problem, "extra_column")
 
 
 def online_for(loop: Loop, store: Store, track: str, candidate: Candidate) -> OnlineLookup | None:

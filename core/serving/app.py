@@ -22,9 +22,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from treadle.data.online import RowRefused
 from treadle.errors import StoreError, Transient, TreadleError
 from treadle.serving.capture import Answer, Capture
-from treadle.serving.encode import RequestRefused, Rows
+from treadle.serving.encode import NO_VALUE, RequestRefused, Rows
 from treadle.serving.joining import Joiner
 from treadle.serving.metrics import CONTENT_TYPE, Metrics
 from treadle.serving.protocol import error_body, parse_request
@@ -207,7 +208,7 @@ class Invocations:
         try:
             predictions = await self._joiner.predict(variant, matrix)
         except Exception as error:
-            raise _explained(error, matrix) from error
+            raise _explained(error, matrix, variant) from error
         self._metrics.predicted(rows.count, unseen)
         if self._capture is not None:
             times = rows.event_time or ([rows.at] * rows.count if rows.at else None)
@@ -264,6 +265,11 @@ def look_up(online: OnlineFeatures | None, rows: Rows, variant: Variant) -> list
         raise RequestRefused("no_online_features", text, status=422)
     try:
         found = online.columns_for(rows.entities or (), rows.at)
+    except RowRefused as error:
+        status = 422 if error.code == "features_unavailable" else 400
+        raise RequestRefused(
+            error.code, str(error), field=error.field, row=error.row, status=status
+        ) from error
     except (StoreError, Transient) as error:
         raise RequestRefused("features_unavailable", str(error), status=503) from error
     except TreadleError as error:
@@ -273,13 +279,14 @@ def look_up(online: OnlineFeatures | None, rows: Rows, variant: Variant) -> list
     return [column.tolist() if isinstance(column, np.ndarray) else list(column) for column in columns]
 
 
-def _explained(error: Exception, matrix: NDArray[np.float64]) -> Exception:
+def _explained(error: Exception, matrix: NDArray[np.float64], variant: Variant) -> Exception:
     """Some models take no missing values; that is the request's fault, everything else is ours."""
     if not np.isnan(matrix).any():
         return error
-    row, _ = np.argwhere(np.isnan(matrix))[0]
-    text = f"the model can't predict with values that are missing or that it never saw: {str(error)[:300]}"
-    return RequestRefused("missing_value", text, row=int(row), status=422)
+    row, j = map(int, np.argwhere(np.isnan(matrix))[0])
+    name = variant.encoder.names[j]
+    text = f"{name!r} in row {row} is {NO_VALUE}: {str(error)[:300]}"
+    return RequestRefused("missing_value", text, field=name, row=row, status=422)
 
 
 def _answered(

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from treadle.errors import TreadleError
 from treadle.serving.router import Variant
 from treadle.store import Store
+from treadle.words import counted
 
 RESERVED = frozenset({"entity", "event_time", "request_id", "model", "prediction"})
 
@@ -112,7 +113,8 @@ class Capture:
             self._thread.join(timeout_s)
         if self._waiting:
             self.dropped += self._waiting
-            self._say(f"capture: {self._waiting} predictions could not be written to {self._store.uri}")
+            lost = counted(self._waiting, "prediction")
+            self._say(f"capture: {lost} could not be written to {self._store.uri}")
 
     def _write_on(self) -> None:
         while True:
@@ -148,7 +150,8 @@ class Capture:
                 time.sleep(min(self._every_s, 1.0))
             return False
         except Exception as error:
-            self._note(f"{count} predictions can't be written as Parquet: {type(error).__name__}: {error}")
+            lost = counted(count, "prediction")
+            self._note(f"{lost} can't be written as Parquet: {type(error).__name__}: {error}")
             self._files.clear()
             self.dropped += count
         with self._lock:

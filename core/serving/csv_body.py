@@ -8,8 +8,12 @@ import math
 from typing import Any
 
 from treadle.serving.encode import RequestEncoder, RequestRefused, Rows
+from treadle.words import counted
 
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+# As Arrow reads them, so that a file for `treadle predict` says the same.
+_BOOLEANS = dict.fromkeys(("true", "True", "TRUE", "1"), True) | dict.fromkeys(
+    ("false", "False", "FALSE", "0"), False
+)
 
 
 def parse_csv(body: bytes, encoder: RequestEncoder) -> Rows:
@@ -28,7 +32,7 @@ def parse_csv(body: bytes, encoder: RequestEncoder) -> Rows:
     positions = encoder.positions(header)
     for number, cells in enumerate(rows):
         if len(cells) != len(header):
-            message = f"row {number} has {len(cells)} values, but there are {len(header)} columns"
+            message = f"row {number} has {counted(len(cells), 'value')}, but the header has {len(header)}"
             raise RequestRefused("wrong_shape", message, row=number)
     columns = [
         [_value(cells[at], kind, name, number) for number, cells in enumerate(rows)]
@@ -44,12 +48,12 @@ def _value(cell: str, kind: str, name: str, row: int) -> Any:
     if kind == "category":
         return cell
     if kind == "boolean":
-        value = _BOOLEANS.get(cell.strip().lower())
+        value = _BOOLEANS.get(cell)
         if value is None:
             raise _mistyped(cell, name, row, "true or false")
         return value
     try:
-        number = float(cell) if "_" not in cell else math.nan
+        number = float(cell) if cell.isascii() and "_" not in cell else math.nan
     except ValueError:
         raise _mistyped(cell, name, row, "a number") from None
     if not math.isfinite(number):

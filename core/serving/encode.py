@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from treadle.errors import UserError
 from treadle.models.schema import Feature
+from treadle.words import counted
 
 MISSING = float("nan")
-_LARGEST = float(
-    np.finfo(np.float32).max
-)  # models compute in float32: beyond it a number would turn infinite
+LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: beyond it a number turns infinite
+WANTED = {"number": "a number", "boolean": "true or false", "category": "a text", "integer": "a whole number"}
+NO_VALUE = "missing, or a category that the model never saw, and this model can't predict without"
 _SHOWN = 5
 
 
@@ -69,12 +70,13 @@ class RequestEncoder:
             return
         if missing := [name for name in self.names if name not in given]:
             message = (
-                f"{_listed(missing)} missing: the model reads {len(self.names)} features, null where unknown"
+                f"{listed(missing)} missing: the model reads {counted(len(self.names), 'feature')}, "
+                "null where unknown"
             )
             raise RequestRefused("missing_column", message, field=missing[0], row=row)
         extra = sorted(given - self.expected)
         message = (
-            f"{_listed(extra)} not among the model's features; leave it out "
+            f"{listed(extra)} not among the model's features; leave it out "
             "(identifiers go into `ids`, times into `event_time`)"
         )
         raise RequestRefused("extra_column", message, field=extra[0], row=row)
@@ -119,7 +121,7 @@ class RequestEncoder:
         if plan is None:
             if types <= {int, float}:
                 values = np.array(column, dtype=np.float64)
-                if not (np.abs(values) > _LARGEST).any():
+                if not (np.abs(values) > LARGEST).any():
                     return values
         elif types <= {plan[0]}:
             values = np.fromiter((plan[1].get(cell, MISSING) for cell in column), np.float64, len(column))
@@ -134,7 +136,7 @@ class RequestEncoder:
         plan, kind = self._plans[j], type(cell)
         if plan is None:
             if kind is float or kind is int:
-                if -_LARGEST <= cell <= _LARGEST:
+                if -LARGEST <= cell <= LARGEST:
                     return float(cell)
                 if cell != cell:  # NaN, from features that were looked up: JSON has none
                     return MISSING
@@ -151,7 +153,7 @@ class RequestEncoder:
         raise self._mistyped(j, cell, row)
 
     def _mistyped(self, j: int, cell: Any, row: int) -> RequestRefused:
-        wanted = {"number": "a number", "boolean": "true or false", "category": "a text"}[self.kinds[j]]
+        wanted = WANTED[self.kinds[j]]
         message = (
             f"{self.names[j]!r} in row {row} is {describe(cell)}, but must be {wanted} (or null: unknown)"
         )
@@ -179,7 +181,8 @@ def describe(value: Any) -> str:
     return "an object" if isinstance(value, Mapping) else "a list"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in quotes, the first few, with the verb that fits."""
     shown = ", ".join(repr(name[:60]) for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"

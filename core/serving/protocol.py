@@ -112,9 +112,9 @@ def _read_beside(content: Mapping[str, Any], rows: Rows) -> None:
 def _one_each(values: Any, field: str, count: int) -> list[Any]:
     if type(values) is list and len(values) == count:
         return values
-    seen = f"{len(values)} values" if type(values) is list else describe(values)
+    seen = f"a list of {len(values)}" if type(values) is list else describe(values)
     raise RequestRefused(
-        "wrong_length", f"{field} is {seen}: give a list with one for each of {count} rows", field=field
+        "wrong_length", f"{field} is {seen}: give a list of {count}, one for each row", field=field
     )
 
 
@@ -153,8 +153,8 @@ def _split(value: Any, encoder: RequestEncoder) -> Rows:
     position = encoder.positions(names)
     for row, cells in enumerate(data):
         if type(cells) is not list or len(cells) != len(names):
-            seen = f"{len(cells)} values" if type(cells) is list else describe(cells)
-            message = f"row {row} of data is {seen}, but there are {len(names)} columns"
+            seen = f"a list of {len(cells)}" if type(cells) is list else describe(cells)
+            message = f"row {row} of data is {seen}, but `columns` has {len(names)}"
             raise RequestRefused("wrong_shape", message, field="data", row=row)
     if len(data) == 1:
         cells = data[0]

@@ -32,7 +32,16 @@ class OnlineFeatures(Protocol):
         """The model's features by name, one value a row, in the order of `rows`.
 
         Raises:
-            TreadleError: A value is absent or too old, a join key is missing, or the store does not answer.
+            TreadleError: A value is absent or too old, a join key is missing, or the store does not answer. One
+                that has `code`, `problem`, `field` and `row` (see RowRefused) is answered with them.
+        """
+        ...
+
+    def warm(self) -> None:
+        """Does beforehand what the first request would have to wait for.
+
+        Raises:
+            TreadleError: It can't, yet; requests that need it try again.
         """
         ...
 

@@ -50,9 +50,15 @@ def _desired(entry: Entry | None, before: Entry | None) -> Desired | None:
 
 
 def load_desired(
-    store: Store, loop: Loop, desired: Desired, online_for: OnlineFor = lambda candidate: None
+    store: Store,
+    loop: Loop,
+    desired: Desired,
+    online_for: OnlineFor = lambda candidate: None,
+    say: Say = to_stderr,
 ) -> Variant:
-    """The variant of a desired model, warmed.
+    """The variant of a desired model, warmed, and so is its lookup of online features.
+
+    A lookup that can't be warmed is said and does not hold the model up: full rows need none.
 
     Raises:
         StoreError: The record is absent, or a rebuild that differs from what was judged.
@@ -76,7 +82,13 @@ def load_desired(
             f"{desired.candidate[:12]}; only what was judged serves. Run the loop, or `treadle rollback`."
         )
     predictor = load_candidate(store, candidate, trust=loop.train.trust)
-    return make_variant(predictor, candidate.digest, desired.version, online=online_for(candidate))
+    online = online_for(candidate)
+    if online is not None:
+        try:
+            online.warm()
+        except TreadleError as error:
+            say(f"requests by entity can't be answered yet: {error}")
+    return make_variant(predictor, candidate.digest, desired.version, online=online)
 
 
 def make_app(
@@ -101,7 +113,7 @@ def make_app(
     follower = Follower(
         router,
         lambda: desired_by(log),
-        lambda desired: load_desired(store, loop, desired, online_for),
+        lambda desired: load_desired(store, loop, desired, online_for, say),
         every_s=0.25 if isinstance(store, LocalStore) else 2.0,
         say=say,
     )
@@ -182,7 +194,7 @@ def serve_in_thread(
     port: int = 0,
     *,
     online_for: OnlineFor = lambda candidate: None,
-    wait_s: float = 15.0,
+    wait_s: float = 60.0,
     say: Say = to_stderr,
 ) -> Iterator[Running]:
     """A server for the length of a `with`, for tests and demonstrations; captures are written before it ends.
