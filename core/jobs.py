@@ -1,0 +1,322 @@
+"""Stages on pools, from the side of whoever asks: submit, follow, settle, cancel.
+
+    submit ─► JobRef (JSON) ─► poll ... ─► settle ─► the record
+                 ▲                           │  the stage's own error, raised here
+                 └── the next attempt ◄──────┘  preempted, or the place was lost
+
+No call waits for the job, and none needs what the stages import. A reference is enough for any process to go on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from treadle.commit import get_record
+from treadle.errors import Fault, JobFailed, SpecError, Transient
+from treadle.given import KIND_OF
+from treadle.hardware.backend import Backend, Handle, JobSpec, Status
+from treadle.hardware.backends import get_backend
+from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
+from treadle.job_file import (
+    Attempt,
+    JobFile,
+    Result,
+    claim,
+    job_uri,
+    newest_attempt,
+    numbered,
+    pack,
+    read_job,
+    read_result,
+)
+from treadle.loop import Loop
+from treadle.records import Part, Record
+from treadle.redaction import redacted
+from treadle.session import Session
+from treadle.wire import error_from_json
+
+_SHORTEST_PAUSE_S = 0.05
+_TAIL = 20
+
+
+class JobRef(Part):
+    """A job that was submitted: JSON without secrets, for an orchestrator's database.
+
+    Attributes:
+        job: The job's key.
+        store: The store's address.
+    """
+
+    loop: str
+    stage: str
+    job: str
+    attempt: int
+    backend: str
+    pool: str
+    handle: Handle
+    store: str
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The reference that `to_json` wrote."""
+        return cls.model_validate_json(text)
+
+    def __str__(self) -> str:
+        return f"{self.stage} on the pool {self.pool} ({self.handle.name})"
+
+
+def pool_of(loop: Loop, stage: str, override: str | None = None) -> Pool | None:
+    """The pool that a stage runs on; None for the calling process.
+
+    Args:
+        loop: Its `pools`, by stage.
+        stage: A stage's name.
+        override: A pool's name instead of the loop's, or `none`.
+
+    Raises:
+        SpecError: No such pool, or a file of pools that can't be read.
+    """
+    name = override or loop.pools.get(stage)
+    if name is None or name == IN_PROCESS:
+        return None
+    pools = known_pools(loop.folder)
+    if name not in pools:
+        problem, fix = unknown_pool(name, loop.folder)
+        if override:
+            raise SpecError([Fault("--pool", 0, stage, problem, fix)])
+        raise SpecError([loop.fault(f"pools.{stage}", problem, fix)])
+    return pools[name]
+
+
+def submit(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) -> JobRef:
+    """A stage's job on a pool, now queued or running: the one under way for the same request if there is one.
+
+    Args:
+        session: Which loop, as of when, in which store.
+        stage: The stage.
+        pool: See `pool_of`.
+        inputs: The ids of the records that the stage takes, by stage.
+
+    Raises:
+        UserError: The backend can't do what the pool asks for; credentials would travel with the job.
+        SpecError: A file of the loop is missing. Transient: The backend or the store can't be reached.
+    """
+    backend = get_backend(pool.backend)
+    packed = pack(session, stage, pool, inputs, patience_s=_grace_s(backend, pool) * 2 / 3)
+    number = newest_attempt(session.store, packed.loop, packed.key)
+    under_way = _reconnect(session, backend, pool, packed, number) if number else None
+    if under_way is not None:
+        session.say(f"{stage}: goes on with {under_way}")
+        return under_way
+    return _start(session, backend, pool, numbered(packed, number + 1))
+
+
+def _grace_s(backend: Backend, pool: Pool) -> float:
+    return float(pool.options.get("grace_s", backend.capabilities().grace_s))
+
+
+def _reconnect(session: Session, backend: Backend, pool: Pool, packed: JobFile, number: int) -> JobRef | None:
+    """The job's last attempt if it is not over; one that was claimed by a client that died is submitted now."""
+    file = read_job(session.store, packed.loop, packed.key, number)
+    if file is None or read_result(session.store, file.loop, file.key, number) is not None:
+        return None
+    handle = backend.find(file.name, pool)
+    if handle is None:
+        same = (file.who, file.source_folder) == (packed.who, packed.source_folder)
+        return _submitted(session, backend, pool, file) if same else None
+    return None if backend.status(handle).is_over else _ref(session, file, handle)
+
+
+def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobRef:
+    return _submitted(session, backend, pool, claim(session.store, file))
+
+
+def _submitted(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobRef:
+    """An attempt that is claimed, at its backend: by this process or by another that claimed the same."""
+    spec = JobSpec(
+        name=file.name,
+        # -P: a file of the working folder must not be taken for a library.
+        command=(pool.python or sys.executable, "-P", "-m", "treadle", "job", job_uri(session.store, file)),
+        image=pool.image,
+        resources=pool.resources(),
+        max_seconds=pool.max_seconds,
+        grace_s=_grace_s(backend, pool),
+        labels={
+            **session.loop.tags,
+            **pool.tags,
+            "loop": file.loop,
+            "stage": file.stage,
+            "track": file.track,
+        },
+    )
+    return _ref(session, file, backend.submit(spec, pool))
+
+
+def _ref(session: Session, file: JobFile, handle: Handle) -> JobRef:
+    return JobRef(
+        loop=file.loop,
+        stage=file.stage,
+        job=file.key,
+        attempt=file.attempt,
+        backend=file.pool.backend,
+        pool=file.pool.name,
+        handle=handle,
+        store=redacted(session.store.uri),
+    )
+
+
+def poll(ref: JobRef) -> Status:
+    """How the job stands at its backend: quick, and without the store.
+
+    Raises:
+        Transient: The backend can't be reached: that says nothing about the job.
+    """
+    return get_backend(ref.backend).status(ref.handle)
+
+
+def logs(ref: JobRef, since: int = 0) -> tuple[list[str], int]:
+    """The job's lines from `since` on, without credentials, and what to give as `since` next time."""
+    lines, following = get_backend(ref.backend).logs(ref.handle, since)
+    return [redacted(line) for line in lines], following
+
+
+def cancel(ref: JobRef, grace: float = 30) -> None:
+    """Asks the job to end: SIGTERM, and SIGKILL after `grace` seconds. Does not wait for it."""
+    get_backend(ref.backend).cancel(ref.handle, grace)
+
+
+def settle(session: Session, ref: JobRef, *, pool: Pool | None = None) -> Record | JobRef:
+    """What became of a job: its record; or a reference to go on with.
+
+    Args:
+        session: As for `submit`.
+        ref: The job.
+        pool: Where a next attempt runs; left out: the pool of that name as it is described now.
+
+    Returns:
+        The record; `ref` itself while the job goes on; the next attempt's reference after one that was preempted or
+        lost, as often as the loop's `retry.attempts`.
+
+    Raises:
+        TreadleError: What the stage raised, of the same class and with the same words.
+        JobFailed: The job ended without a result: cancelled, out of time or memory, or preempted too often.
+    """
+    result = read_result(session.store, ref.loop, ref.job, ref.attempt)
+    if result is None:
+        status = poll(ref)
+        if not status.is_over:
+            return ref
+        result = read_result(session.store, ref.loop, ref.job, ref.attempt)
+        if result is None:
+            return _after(session, ref, status, pool)
+    return _record_of(session, ref, result)
+
+
+def _record_of(session: Session, ref: JobRef, result: Result) -> Record:
+    if result.error is not None:
+        raise error_from_json(result.error)
+    told = result.record or {}
+    record = get_record(session.store, KIND_OF[ref.stage], ref.loop, told["id"])
+    session.reused[ref.stage] = result.reused
+    session.warnings += [words for words in result.warnings if words not in session.warnings]
+    return record
+
+
+def _after(session: Session, ref: JobRef, status: Status, pool: Pool | None) -> JobRef:
+    """The attempt after one that left no result.
+
+    Raises:
+        JobFailed: There is none.
+    """
+    file = read_job(session.store, ref.loop, ref.job, ref.attempt)
+    if file is None or not status.is_worth_another_attempt:
+        raise _failure(ref, status, 1)
+    seconds = (status.ended or time.time()) - (status.started or status.ended or time.time())
+    lost = Attempt(
+        number=ref.attempt,
+        state=status.state,
+        reason=status.reason,
+        seconds=round(max(seconds, 0), 1),
+        node=status.node,
+    )
+    earlier = (*file.earlier, lost)
+    if len(earlier) >= session.loop.retry.attempts:
+        raise _failure(ref, status, len(earlier))
+    pool = pool or _as_described_now(session.loop, file.pool)
+    session.say(
+        f"{ref.stage}: attempt {len(earlier)} of {session.loop.retry.attempts} was {status.state}"
+        f" ({status.reason or 'no reason given'}); the next goes on from what was stored"
+    )
+    return _start(session, get_backend(pool.backend), pool, numbered(file, ref.attempt + 1, earlier))
+
+
+def _as_described_now(loop: Loop, pool: Pool) -> Pool:
+    """The pool with its variables, which no job's file holds; without them where it was never in the file of pools."""
+    now = known_pools(loop.folder).get(pool.name, pool)
+    same = all(getattr(now, name) == getattr(pool, name) for name in ("backend", "image", "python"))
+    return now if same else pool
+
+
+def _failure(ref: JobRef, status: Status, attempts: int) -> JobFailed:
+    try:
+        lines, _ = logs(ref)
+    except Transient as error:
+        lines = [f"its log can't be had: {error}"]
+    return JobFailed(
+        str(ref),
+        status.state,
+        redacted(status.reason),
+        attempts,
+        tuple(line for line in lines if line)[-_TAIL:],
+    )
+
+
+def run_on_pool(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) -> Record:
+    """The record of a stage that runs on a pool: submitted or reconnected, followed to its end, its lines said here.
+
+    Ctrl-C cancels the job and waits for its end. A client that is killed leaves it running; the next goes on with it.
+
+    Raises:
+        As `submit` and `settle`.
+    """
+    ref = submit(session, stage, pool, inputs)
+    session.say(f"{stage}: on the pool {pool.name} ...")
+    while True:
+        settled = _follow(session, ref, pool)
+        if not isinstance(settled, JobRef):
+            return settled
+        ref = settled
+
+
+def _follow(session: Session, ref: JobRef, pool: Pool) -> Record | JobRef:
+    """Says a job's lines until it is over, then settles it."""
+    since, pause = 0, _SHORTEST_PAUSE_S
+    longest = get_backend(ref.backend).capabilities().poll_s
+    try:
+        while True:
+            try:
+                over = poll(ref).is_over
+                lines, since = logs(ref, since)
+            except Transient as error:
+                session.say(f"{ref.stage}: {error} The job goes on; asking again.")
+                over, lines = False, []
+            for line in lines:
+                session.say(line)
+            if over and not lines:
+                return settle(session, ref, pool=pool)
+            if not over:
+                time.sleep(pause)
+                pause = min(pause * 1.3, longest)
+    except KeyboardInterrupt:
+        session.say(f"{ref.stage}: cancelling {ref.handle.name} ...")
+        cancel(ref)
+        while not poll(ref).is_over:
+            time.sleep(0.2)
+        raise
