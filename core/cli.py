@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from treadle import act_commands, job_commands, look_commands
 from treadle.commands import (
     AsJson,
     AsOf,
     By,
     LoopFile,
     Overrides,
-    Reason,
+    Pools,
     StoreUri,
     Track,
     app,
     command,
     load_loop,
+    pools_of,
     print_json,
     session_of,
 )
@@ -30,10 +32,51 @@ from treadle.commands import (
 if TYPE_CHECKING:
     from treadle.session import Run
 
+__all__ = ["act_commands", "app", "job_commands", "look_commands", "main"]
+
+
+@command("init")
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The loop's name.", show_default=False)],
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="FILE", help="CSV or Parquet; left out: made-up data.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="What to predict.")] = None,
+    time: Annotated[str | None, typer.Option("--time", metavar="COLUMN", help="When it is asked.")] = None,
+    entity: Annotated[str | None, typer.Option("--entity", metavar="COLUMN", help="About whom.")] = None,
+    label_known_at: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN|30d", help="When the answer is known, or how long after the question."),
+    ] = None,
+    known_at: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="When all values of a row were known.")
+    ] = None,
+    features: Annotated[bool, typer.Option("--features", help="With a Feast file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a new loop into loops/.
+
+    On made-up data, or on a file of your own. No file is ever overwritten.
+
+    Example: treadle init churn
+
+    Example: treadle init orders --from orders.csv --label late --time placed_at --entity order_id
+    """
+    from treadle.scaffold import asked_of, init_loop, words_of
+
+    asked = asked_of(source, label, time, entity, label_known_at, known_at)
+    written = init_loop(name, Path("loops"), asked=asked, features=features)
+    if as_json:
+        print_json(written.to_json())
+    else:
+        print(words_of(written))
+
 
 @command("check")
 def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> int:
-    """Find every fault and every usual mistake of a loop, with file and line, before anything runs.
+    """Find the faults and the usual mistakes of a loop.
+
+    With file and line, before anything runs. Ends with 1 where there is an error.
 
     Example: treadle check loops/flights.yaml
     """
@@ -75,24 +118,39 @@ def run(
     start: Annotated[str, typer.Option("--from", metavar="STAGE", help="The first stage.")] = "prepare",
     to: Annotated[str, typer.Option("--to", metavar="STAGE", help="The last stage.")] = "deploy",
     overrides: Overrides = None,
+    pools: Pools = None,
     store: StoreUri = None,
     track: Track = "production",
     by: By = None,
     as_json: AsJson = False,
 ) -> int:
-    """Turn the wheel once: prepare, featurize, train, evaluate, release, deploy. What exists is not done again.
+    """Turn the wheel once; what exists is not done again.
+
+    The stages: prepare, featurize, train, evaluate, release, deploy; then, if asked by --to, monitor, retrain.
 
     Example: treadle run loops/flights.yaml --as-of 2013-04-01 --json
     """
     from treadle.runner import run as run_loop
 
-    loop = load_loop(path, overrides)
+    loop, where = load_loop(path, overrides), pools_of(pools)
     with _progress() as say:
-        result = run_loop(loop, as_of=as_of, start=start, to=to, store=store, track=track, who=by, say=say)
+        result = run_loop(
+            loop,
+            as_of=as_of,
+            start=start,
+            to=to,
+            store=store,
+            track=track,
+            who=by,
+            say=say,
+            pools=where,
+        )
     if as_json:
         print_json(_plain(result))
     else:
-        print(result)
+        from treadle.tables import print_run
+
+        print_run(result)
     return _exit_code(result)
 
 
@@ -116,157 +174,35 @@ def monitor(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Run the loop at once if a retrain is due.")
     ] = False,
+    pools: Pools = None,
     as_json: AsJson = False,
 ) -> int:
-    """Look at the newest window beside the champion's training data, and decide whether to retrain.
+    """Look at the newest window; decide whether to retrain.
 
-    Ends with 0 whether or not a retrain is due; the answer is in `retrain.due`. With --retrain, as `treadle run`.
+    The window is compared with the champion's training data. Ends with 0 whether or not a
+    retrain is due; the answer is in `retrain.due`. With --retrain, as `treadle run`.
 
     Example: treadle monitor loops/flights.yaml --as-of 2013-04-08 --retrain
     """
     from treadle.runner import run as run_loop
     from treadle.runner import watch
 
-    loop = load_loop(path)
+    loop, where = load_loop(path), pools_of(pools)
     with _progress() as say:
-        looked = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say)
+        looked = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say, pools=where)
         due = getattr(looked.get("retrain"), "run_as_of", None) if retrain else None
-        turned = run_loop(loop, as_of=due, store=store, track=track, who=by, say=say) if due else None
+        turned = (
+            run_loop(loop, as_of=due, store=store, track=track, who=by, say=say, pools=where) if due else None
+        )
     if as_json:
         print_json({**_plain(looked), **(_plain(turned) if turned else {})})
     else:
-        print("\n".join(str(result) for result in (looked, turned) if result is not None))
+        from treadle.tables import print_run
+
+        for result in (looked, turned):
+            if result is not None:
+                print_run(result)
     return _exit_code(turned) if turned else 0
-
-
-@command("status")
-def status(
-    path: LoopFile, store: StoreUri = None, track: Track = "production", as_json: AsJson = False
-) -> None:
-    """Show who serves, what waits for a person, the last verdict and drift, and alerts.
-
-    Example: treadle status loops/flights.yaml
-    """
-    from treadle.status import status as status_of
-
-    found = status_of(session_of(path, store, track))
-    if as_json:
-        print_json(found)
-    else:
-        from treadle.tables import print_status
-
-        print_status(found)
-
-
-@command("history")
-def history(
-    path: LoopFile,
-    at: Annotated[
-        str | None, typer.Option("--at", metavar="TIME", help="Who served then, e.g. 2013-08-15.")
-    ] = None,
-    store: StoreUri = None,
-    track: Track = "production",
-    as_json: AsJson = False,
-) -> None:
-    """Print the release log, or with --at who served at a time and what stands behind that model.
-
-    Example: treadle history loops/flights.yaml --at 2013-08-15
-    """
-    from treadle.session import resolve_as_of
-    from treadle.status import champion_at
-
-    session = session_of(path, store, track)
-    if at is not None:
-        found = champion_at(session, resolve_as_of(session.loop, at))
-        if as_json:
-            print_json({"at": at, "champion": found})
-        else:
-            from treadle.tables import print_champion
-
-            print_champion(at, found)
-        return
-    entries = session.log.entries()
-    if as_json:
-        print_json([entry.model_dump(mode="json") for entry in entries])
-    else:
-        from treadle.tables import print_history
-
-        print_history(entries)
-
-
-@command("approve")
-def approve(
-    path: LoopFile,
-    reason: Reason,
-    as_of: AsOf = None,
-    store: StoreUri = None,
-    track: Track = "production",
-    by: By = None,
-    as_json: AsJson = False,
-) -> None:
-    """Approve the challenger that waits for a person, and put it into production.
-
-    Example: treadle approve loops/flights.yaml --reason "looked at the slices; EWR is fine" --by maria
-    """
-    from treadle import acts
-    from treadle.runner import deploy_champion
-
-    session = session_of(path, store, track, as_of, by, act=True)
-    approval, promotion = acts.approve(session, reason)
-    deploy_champion(session)
-    _print_entry(promotion if not as_json else [approval, promotion], as_json)
-
-
-@command("reject")
-def reject(
-    path: LoopFile,
-    reason: Reason,
-    as_of: AsOf = None,
-    store: StoreUri = None,
-    track: Track = "production",
-    by: By = None,
-    as_json: AsJson = False,
-) -> None:
-    """Reject the challenger that waits for a person; its recipe is held until someone approves.
-
-    Example: treadle reject loops/flights.yaml --reason "the holdout was a holiday week"
-    """
-    from treadle import acts
-
-    entry = acts.reject(session_of(path, store, track, as_of, by, act=True), reason)
-    _print_entry([entry] if as_json else entry, as_json)
-
-
-@command("rollback")
-def rollback(
-    path: LoopFile,
-    reason: Reason,
-    as_of: AsOf = None,
-    store: StoreUri = None,
-    track: Track = "production",
-    by: By = None,
-    as_json: AsJson = False,
-) -> None:
-    """Return to the champion that the current one's promotion beat.
-
-    Example: treadle rollback loops/flights.yaml --reason "complaints from the EWR desk"
-    """
-    from treadle import acts
-    from treadle.runner import deploy_champion
-
-    session = session_of(path, store, track, as_of, by, act=True)
-    entry = acts.rollback(session, reason)
-    deploy_champion(session)
-    _print_entry([entry] if as_json else entry, as_json)
-
-
-def _print_entry(entry: Any, as_json: bool) -> None:
-    if as_json:
-        print_json([item.model_dump(mode="json") for item in entry])
-    else:
-        print(
-            f"{entry.kind} of {(entry.candidate or 'none')[:12]} as of {entry.as_of.date()} by {entry.who}: {entry.why}"
-        )
 
 
 @command("predict")
@@ -283,9 +219,11 @@ def predict(
     track: Track = "production",
     as_json: AsJson = False,
 ) -> None:
-    """Score a file with the champion: full feature rows, or entity and event time, whose features Feast joins.
+    """Score a file with the champion.
 
-    Example: treadle predict loops/flights.yaml --input tomorrow.parquet --output scores.parquet
+    Full feature rows, or entity and event time, whose features Feast joins.
+
+    Example: treadle predict loops/flights.yaml --input in.csv --output out.csv
     """
     from treadle.scoring import score_file
 
@@ -294,7 +232,9 @@ def predict(
     if as_json:
         print_json(done)
     else:
-        print(f"{done['rows']} rows scored by {done['candidate'][:12]} into {output_file}")
+        from treadle.words import counted
+
+        print(f"{counted(done['rows'], 'row')} scored by model {done['candidate'][:12]} into {output_file}")
 
 
 @command("serve")
@@ -305,7 +245,9 @@ def serve(
     store: StoreUri = None,
     track: Track = "production",
 ) -> None:
-    """Serve the champion over HTTP, following the release log without dropping a request.
+    """Serve the champion over HTTP.
+
+    It follows the release log without dropping a request.
 
     Example: treadle serve loops/flights.yaml --port 8080
     """
@@ -333,7 +275,9 @@ def materialize(
     track: Track = "production",
     as_json: AsJson = False,
 ) -> None:
-    """Feed the online views of the champion and its predecessor with what is known as of now.
+    """Feed the online views that the endpoint reads.
+
+    Those of the champion and of its predecessor, with what is known by --as-of.
 
     Example: treadle materialize loops/flights.yaml
     """
@@ -346,23 +290,6 @@ def materialize(
         print(
             "\n".join(f"{view}: {rows} rows" for view, rows in written.items()) or "no online views to feed"
         )
-
-
-@command("explain-cache")
-def explain_cache(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> None:
-    """Say why each stage ran again: which part of its key changed since the record before.
-
-    Example: treadle explain-cache loops/flights.yaml
-    """
-    from treadle.explain import explain_cache as explain
-
-    explained = explain(session_of(path, store, "production"))
-    if as_json:
-        print_json(explained)
-    else:
-        from treadle.tables import print_explained
-
-        print_explained(explained)
 
 
 def _progress() -> Any:

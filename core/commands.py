@@ -10,13 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from treadle.loop import Loop
     from treadle.session import Session
 
+_IN_ORDER = (
+    *("init", "check", "run", "monitor", "status", "history", "approve", "reject", "rollback"),
+    *("predict", "serve", "materialize", "explain-cache"),
+)
+
+
+class _InOrder(TyperGroup):
+    """Lists commands as a loop's life needs them, whatever file they stand in."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names; those that have no place in the order come last."""
+        return sorted(self.commands, key=lambda name: (*_IN_ORDER, name).index(name))
+
+
 app = typer.Typer(
     name="treadle",
+    cls=_InOrder,
     help="Keeps machine-learning models alive: prepare, train, judge, release, serve, watch, retrain.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,18 +47,54 @@ StoreUri = Annotated[
     typer.Option("--store", metavar="URI", envvar="TREADLE_STORE", help="Default: .treadle beside the loop."),
 ]
 Track = Annotated[
-    str, typer.Option("--track", metavar="NAME", help="Whose release log: production, or another's.")
+    str,
+    typer.Option(
+        "--track", metavar="NAME", help="Another than production is a life apart: a replay, a trial."
+    ),
 ]
-AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The clock, such as 2013-04-01.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of", metavar="TIME", help="The clock, such as 2013-04-01; default: today in UTC, or history.to."
+    ),
+]
+ActAt = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of",
+        metavar="TIME",
+        help="Since when; default: today, but the log's last entry on other tracks and with history.to.",
+    ),
+]
 By = Annotated[
     str | None, typer.Option("--by", metavar="NAME", help="Who acts; default: TREADLE_USER, or the login.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the log.", show_default=False)]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why, for the log.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. train.rounds=50."),
 ]
+
+Pools = Annotated[
+    list[str] | None,
+    typer.Option("--pool", metavar="STAGE=NAME", help="Where a stage runs; none: in this process."),
+]
+
+
+def pools_of(given: list[str] | None) -> dict[str, str]:
+    """Pool by stage, as `--pool` gives them; raises UserError."""
+    from treadle.errors import UserError
+
+    found = {}
+    for text in given or ():
+        stage, equals, name = text.partition("=")
+        if not (stage and equals and name):
+            raise UserError(f"--pool {text}: write STAGE=NAME, such as train=gpu, or train=none")
+        found[stage.strip()] = name.strip()
+    return found
 
 
 def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
@@ -105,7 +157,7 @@ def session_of(
     *,
     act: bool = False,
 ) -> Session:
-    """A session on a loop's file; an `act` takes the time of the log's head where the loop's history has ended."""
+    """A session on a loop's file; an `act` that names no time says which one it takes."""
     from treadle.acts import act_time
     from treadle.session import open_session
 
@@ -117,5 +169,5 @@ def session_of(
         track=track,
         who=by,
         say=say,
-        as_of_default=(lambda log: act_time(loop.history.to is not None, log)) if act else None,
+        as_of_default=(lambda log: act_time(loop, log, say)) if act else None,
     )

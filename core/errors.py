@@ -15,13 +15,15 @@ TreadleError            every error that treadle raises on purpose; `exit_code` 
 │   ├── BlobLost        a blob is missing or altered
 │   ├── BlobDeleted     a blob was deleted for good
 │   └── LogBroken       the release log's chain of hashes does not hold
+├── JobFailed           3: a job on a pool ended without a result
 └── Transient           3: a retry can help (`retryable` is true)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from treadle.redaction import redacted
 
@@ -119,11 +121,16 @@ class Refusal(TreadleError):
 
 
 class DataRefused(Refusal):
-    """The data failed checks that block. `findings` holds one line of evidence each."""
+    """The data failed checks that block.
 
-    def __init__(self, summary: str, findings: Sequence[str]) -> None:
-        super().__init__(summary, tuple(findings))
-        self.summary, self.findings = summary, tuple(findings)
+    `findings` holds one line of evidence each; `results` all checks that were made, as JSON, also those that passed.
+    """
+
+    def __init__(
+        self, summary: str, findings: Sequence[str], results: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__(summary, tuple(findings), tuple(results))
+        self.summary, self.findings, self.results = summary, tuple(findings), tuple(results)
 
     def words(self) -> str:
         """The summary, then the findings."""
@@ -181,3 +188,58 @@ class Transient(TreadleError):
     """Something outside failed in a way that may pass: the network, a busy tracker, another process."""
 
     retryable = True
+
+
+class JobFailed(TreadleError):
+    """A job on a pool ended without a result.
+
+    Attributes:
+        job: Which, in words.
+        state: How its backend says that it ended: `failed`, `stopped`, `timed_out`, `preempted`, `lost`, `succeeded`.
+        reason: The backend's words.
+        attempts: How often it was tried.
+        tail: The last lines that it printed.
+    """
+
+    def __init__(self, job: str, state: str, reason: str, attempts: int, tail: Sequence[str] = ()) -> None:
+        super().__init__(job, state, reason, attempts, tuple(tail))
+        self.job, self.state, self.reason, self.attempts, self.tail = (
+            job,
+            state,
+            reason,
+            attempts,
+            tuple(tail),
+        )
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override]
+        """Where the place failed and not the work."""
+        return self.state in ("preempted", "lost")
+
+    def words(self) -> str:
+        """What became of it, why, what to do, and its last lines."""
+        reason = f": {self.reason}" if self.reason else ""
+        often = f", {self.attempts} times" if self.attempts > 1 else ""
+        text = f"{self.job} {_ENDED.get(self.state, self.state)}{often}{reason}. {self._remedy()}"
+        return "\n  | ".join([text, *self.tail])
+
+    def _remedy(self) -> str:
+        if any("No module named treadle" in line for line in self.tail):
+            return 'There is no treadle for that interpreter: pip install "treadle[stages]" into it, or into the image.'
+        return _REMEDIES.get(self.state, "Its log says more; run again when that is put right.")
+
+
+_ENDED = {
+    "failed": "failed",
+    "stopped": "was cancelled",
+    "timed_out": "ran out of time",
+    "preempted": "was preempted",
+    "lost": "was lost",
+    "succeeded": "ended without a result",
+}
+_REMEDIES = {
+    "stopped": "What was stored stays, and the next run goes on from it.",
+    "timed_out": "A training goes on from its last checkpoint when run again; max_seconds of the pool sets the limit.",
+    "preempted": "Run again: it goes on from what was stored. retry.attempts of the loop says how often that is tried.",
+    "lost": "Run again: it goes on from what was stored. retry.attempts of the loop says how often that is tried.",
+}

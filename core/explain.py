@@ -24,8 +24,8 @@ def explain_cache(session: Session) -> list[Json]:
     """For each stage, its newest record beside the one made before it, and what differs between their keys.
 
     Returns:
-        One mapping a stage: `stage`, `id`, `before` (the id of the record before, or None), and `changed`, a list
-        of {`part`, `before`, `now`}.
+        One mapping a stage: `stage`, `id`, `before` (the id of the record before, or None), `name` and
+        `name_before` (as people call the two), and `changed`, a list of {`part`, `before`, `now`}.
     """
     explained = []
     for kind, stage in _STAGE_OF.items():
@@ -46,6 +46,8 @@ def _compare(stage: str, now: Record, before: Record | None) -> Json:
         "id": now.id,
         "as_of": now.as_of.isoformat(),
         "before": before.id if before else None,
+        "name": str(now),
+        "name_before": str(before) if before else None,
         "changed": changed,
         "same_result": bool(before and before.digest == now.digest),
     }

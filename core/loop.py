@@ -104,6 +104,12 @@ class Loop(spec.Section):
         loop._folder, loop._source_folder = folder, sources_of.source_folder
         return loop
 
+    def placed(self, folder: Path, *, source_folder: Path) -> Self:
+        """The same loop with its own files in another folder; relative sources start from `source_folder`."""
+        loop = self.model_copy()
+        loop._folder, loop._source_folder = folder, source_folder
+        return loop
+
     @property
     def folder(self) -> Path:
         """Where the loop's own files are."""

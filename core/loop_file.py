@@ -21,6 +21,7 @@ class LoopFile:
     content: dict[str, Any]
     lines: dict[str, int] = field(repr=False)
     replaced: tuple[str, ...] = ()
+    text: str = field(default="", repr=False)
 
     def place_of(self, dotted: str) -> tuple[str, int]:
         """Where a field was written: the file and its line, or `--set` and 0."""
@@ -35,8 +36,13 @@ class LoopFile:
         return self.lines.get(dotted, 1)
 
 
-def read_loop_file(path: Path) -> LoopFile:
-    """The content of a loop file with its line numbers.
+def read_loop_file(path: Path, *, what: str = "loop file", begin: str = "`name:`") -> LoopFile:
+    """The content of a loop file, or of another YAML mapping, with its line numbers.
+
+    Args:
+        path: The file.
+        what: What it is called in an error's words.
+        begin: What such a file begins with, for the same.
 
     Raises:
         SpecError: No such file, not YAML, not a mapping, or a key that stands twice.
@@ -45,8 +51,8 @@ def read_loop_file(path: Path) -> LoopFile:
 
     path = path.absolute()
     if path.is_dir() or not path.exists():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise SpecError([Fault(str(path), 0, "", f"the loop file {what}.", "Give the path of a YAML file.")])
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise SpecError([Fault(str(path), 0, "", f"the {what} {state}.", "Give the path of a YAML file.")])
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,13 +86,13 @@ def read_loop_file(path: Path) -> LoopFile:
             [Fault(str(path), 0, "", f"can't be read: {error.strerror}.", "Check its rights.")]
         ) from None
     if not isinstance(content, dict):
-        raise SpecError([Fault(str(path), 1, "", "a loop file is a mapping.", "Begin with `name:`.")])
+        raise SpecError([Fault(str(path), 1, "", f"a {what} is a mapping.", f"Begin with {begin}.")])
     if twice:
         problem, fix = "this key stands twice in its section.", "Keep one of the two."
         faults = [Fault(str(path), line, key, problem, fix) for key, line in twice]
         raise SpecError(faults)
     # YAML 1.1 reads the key `on:` as true; in a loop it is a word.
-    return LoopFile(path, _word_keys(content), lines)
+    return LoopFile(path, _word_keys(content), lines, text=text)
 
 
 _YAML_FIX = "Check the indentation, brackets and quotes there."

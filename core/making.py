@@ -104,7 +104,7 @@ def _commit(
         digest=digest,
         results=results,
         blobs=dict(sorted(blobs.items())),
-        notes={**made, **outcome.notes},
+        notes={**made, **session.notes, **outcome.notes},
     )
     return commit_record(session.store, record)
 

@@ -90,7 +90,7 @@ def materialize(session: Session) -> dict[str, int]:
     from treadle.commit import get_record
     from treadle.data.online import materialize as write_newest
     from treadle.recipe import restore_loop
-    from treadle.runner import features_by_own_files, snapshot_of
+    from treadle.steps import features_by_own_files, snapshot_of
 
     entries = session.log.entries()
     written: dict[str, int] = {}

@@ -69,6 +69,17 @@ class Record(Part):
         """One line of JSON."""
         return self.model_dump_json()
 
+    def summary(self) -> Json:
+        """This record in small plain JSON, for an orchestrator's page, a message or a log line; never data.
+
+        Returns:
+            `stage`, `kind`, `id`, `digest`, `loop`, `as_of`, `words` (one line), `numbers` (dotted name to float), and
+            each of the record's own fields that is a text, a time, yes or no: `decision`, `why`, `drifted`, `due` ...
+        """
+        from treadle.summary import summary_of
+
+        return summary_of(self)
+
 
 def _brief(value: Any) -> Any:
     """A value as a short description shows it: times by their date, the first words of a text, hashes cut."""
@@ -113,7 +124,10 @@ class SnapshotTable(Part):
 
 
 class CheckResult(Part):
-    """A data check: `status` tells a rule that failed from one that could not run. `sample` holds row ids that fail."""
+    """A data check: `status` tells a rule that failed from one that could not run.
+
+    `table` is a table, or for a feature its view. `sample` holds rows that fail: entity and time in words.
+    """
 
     name: str
     table: str
@@ -145,6 +159,7 @@ class FeatureSet(Record):
 
     Partition files hold `row_id`, `entity`, `event_time`, `label`, `label_known_at`, then the feature columns, in
     row-id order. `views` maps each Feast view to the name of its online copy, which holds its definition's digest.
+    `checks` are those of the views' columns.
     """
 
     kind: ClassVar[str] = "features"
@@ -153,6 +168,7 @@ class FeatureSet(Record):
     definition: str
     views: dict[str, str]
     partitions: tuple[Partition, ...]
+    checks: tuple[CheckResult, ...] = ()
 
     @classmethod
     def headline(cls) -> tuple[str, ...]:
@@ -181,6 +197,13 @@ class Candidate(Record):
     label_definition: str
     features: str
     features_id: str = ""
+
+    def __str__(self) -> str:
+        # The log, the endpoint and MLflow's tags know a model by its digest: one name for people.
+        return f"model {self.digest[:12]}"
+
+    def __repr_args__(self) -> Any:
+        return [("model", self.digest[:12]), *super().__repr_args__()[1:]]
 
     @classmethod
     def headline(cls) -> tuple[str, ...]:
@@ -376,6 +399,13 @@ KINDS: dict[str, type[Record]] = {
         RetrainDecision,
     )
 }
+STAGE_OF = dict(
+    zip(
+        KINDS,
+        ("prepare", "featurize", "train", "evaluate", "release", "deploy", "monitor", "retrain"),
+        strict=True,
+    )
+)
 
 
 def record_id(kind: str, loop: str, key: Json) -> str:

@@ -1,4 +1,4 @@
-"""The runner: the only caller of stages. It finds what exists, makes what is missing, and commits it.
+"""The runner: it walks the stages in order; what exists is found, what is missing is made and committed.
 
 prepare ─► featurize ─► train ─► evaluate ─► release ─► deploy      run(...)
 │           │                    ▲
@@ -8,13 +8,12 @@ features of the champion ─► monitor ─► retrain                      watc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from treadle.commit import find_record, get_record
-from treadle.errors import TreadleError, UserError
+from treadle.errors import UserError
 from treadle.identity import digest_of
 from treadle.loop import Loop
 from treadle.making import make
@@ -29,21 +28,20 @@ from treadle.records import (
     Snapshot,
     Verdict,
 )
-from treadle.registry.log import (
-    PRODUCTION,
-    Entry,
-    anchor_in,
-    is_verdict,
-    looks_in,
-    pending_in,
-    verdict_entry,
-)
+from treadle.registry.log import PRODUCTION, is_verdict, pending_in
 from treadle.session import Run, Session, open_session
-from treadle.stages import STAGES, Context
+from treadle.stages import STAGES
+from treadle.steps import (
+    candidate_at,
+    candidate_of,
+    features_by_own_files,
+    features_of,
+    key_context,
+    snapshot_of,
+    verdict_of,
+)
 from treadle.store import Store, read_memo, write_memo
-
-if TYPE_CHECKING:
-    from treadle.stages.evaluate import Contestant
+from treadle.walk import Maker, Records, Walk, the
 
 
 def run(
@@ -56,6 +54,7 @@ def run(
     track: str = PRODUCTION,
     who: str | None = None,
     say: Callable[[str], None] | None = None,
+    pools: Mapping[str, str] | None = None,
 ) -> Run:
     """Turns the wheel once: every stage from `start` to `to`, what exists reused.
 
@@ -68,30 +67,52 @@ def run(
         track: Whose release log is read and written.
         who: Who asks; defaults to `TREADLE_USER`, else the login name.
         say: Takes lines of progress.
+        pools: Pool by stage, in place of what the loop's `pools` say; `none` means this process.
 
     Raises:
         UserError, Refusal, StoreError, Transient: see `treadle.errors`; production keeps what it had.
     """
     _check_stages(start, to)
     session = open_session(loop, as_of=as_of, store=store, track=track, who=who, say=say)
-    return run_session(session, start=start, to=to)
+    return run_session(session, start=start, to=to, pools=pools)
 
 
-def run_session(session: Session, *, start: str = "prepare", to: str = "deploy") -> Run:
-    """As `run`, in a session that is open."""
-    first, last = STAGES.index(start), STAGES.index(to)
-    session.first_stage = start
-    records: dict[str, Record] = {}
-    if first <= STAGES.index("deploy"):
-        _circle(session, records, last)
-    if last >= STAGES.index("monitor"):
-        records["monitor"] = drift_report(session, session.as_of)
-    if last >= STAGES.index("retrain"):
-        records["retrain"] = retrain_decision(session)
-    wanted = {stage: record for stage, record in records.items() if STAGES.index(stage) >= first}
-    return Run(
-        session.loop.name, session.track, session.as_of, wanted, dict(session.reused), tuple(session.warnings)
-    )
+def run_session(
+    session: Session,
+    *,
+    start: str = "prepare",
+    to: str = "deploy",
+    inputs: Mapping[str, str] | None = None,
+    pools: Mapping[str, str] | None = None,
+) -> Run:
+    """As `run`, in a session that is open.
+
+    Args:
+        session: Where to look and to commit.
+        start: The first stage.
+        to: The last stage.
+        inputs: Ids of records by stage, which another process made for this run: taken as they are. What a stage needs
+            and is not among them is found or made; without `inputs`, what comes before `start` is only found.
+        pools: See `run`.
+
+    Raises:
+        UserError: An input that is no record of this loop, that stage and this as_of. Else as `run`.
+    """
+    _check_stages(start, to)
+    if inputs is None:
+        session.first_stage = start
+    walk = Walk(session, _MAKERS, inputs=inputs, pools=pools)
+    wanted = STAGES[STAGES.index(start) : STAGES.index(to) + 1]
+    if any(stage in wanted and stage not in walk.pools for stage in ("release", "deploy")):
+        from treadle.registry.mlflow import tracking_uri
+
+        tracking_uri(session.loop, session.store)  # a release needs one: better said now than after training
+    return _run_of(session, {stage: walk.record(stage) for stage in wanted})
+
+
+def _run_of(session: Session, records: dict[str, Record]) -> Run:
+    reused, warnings = dict(session.reused), tuple(session.warnings)
+    return Run(session.loop.name, session.track, session.as_of, records, reused, warnings)
 
 
 def _check_stages(start: str, to: str) -> None:
@@ -102,167 +123,34 @@ def _check_stages(start: str, to: str) -> None:
         raise UserError(f"--from {start} comes after --to {to}; the stages in order: {', '.join(STAGES)}")
 
 
-def _circle(session: Session, records: dict[str, Record], last: int) -> None:
-    """Prepare to deploy, as far as `last`."""
+def _train(session: Session, records: Records) -> Record:
     from treadle import projections
-    from treadle.registry.mlflow import tracking_uri
+
+    candidate = candidate_of(session, the(FeatureSet, records))
+    projections.project_candidate(session, candidate)
+    return candidate
+
+
+def _release(session: Session, records: Records) -> Record:
+    """The verdict's entry in the log; MLflow must know the candidate before."""
+    from treadle import projections
     from treadle.stages import release
 
-    if last >= 4:
-        tracking_uri(session.loop, session.store)  # a release needs one: better said now than after training
-    records["prepare"] = snapshot = snapshot_of(session)
-    if last < 1:
-        return
-    records["featurize"] = features = features_of(session, snapshot)
-    if last < 2:
-        return
-    records["train"] = candidate = candidate_of(session, features)
-    projections.project_candidate(session, candidate)
-    if last < 3:
-        return
-    records["evaluate"] = verdict = verdict_of(session, candidate, features)
-    if last < 4:
-        return
+    verdict, candidate = the(Verdict, records), the(Candidate, records)
     if verdict.decision in ("promote", "hold") and not release.is_intact(session.log, verdict, session.as_of):
         projections.require_version(session, candidate)
-    records["release"] = make(
+    made = make(
         session,
         Release,
         "release",
-        release.key(_key_context(session), verdict),
+        release.key(key_context(session), verdict),
         lambda context: release.release(context, verdict, candidate, who=session.who),
         trusted=lambda: release.is_intact(session.log, verdict, session.as_of),
     )
     waiting = pending_in(session.log.entries())
     if waiting is not None and waiting.subject == verdict.id:
         session.warn(f"the challenger waits for a person: {waiting.details.get('waits_for')}")
-    if last >= 5:
-        records["deploy"] = deploy_champion(session)
-
-
-def _key_context(session: Session, loop: Loop | None = None, as_of: datetime | None = None) -> Context:
-    """A context for `key` functions, which write nothing."""
-    return Context(
-        loop or session.loop, as_of or session.as_of, session.store, session.log, Path(), session.say
-    )
-
-
-def snapshot_of(session: Session, loop: Loop | None = None, as_of: datetime | None = None) -> Snapshot:
-    """The data of a loop as they were known at `as_of`."""
-    from treadle.data.sources import source_digests
-    from treadle.stages import prepare
-
-    read = loop or session.loop
-    about = digest_of(read.part("data"))
-    if about not in session.sources:
-        session.sources[about] = source_digests(read)
-    sources = session.sources[about]
-    return make(
-        session,
-        Snapshot,
-        "prepare",
-        prepare.key(_key_context(session, loop, as_of), sources),
-        lambda context: prepare.prepare(context, sources),
-        loop=loop,
-        as_of=as_of,
-    )
-
-
-def features_of(
-    session: Session, snapshot: Snapshot, loop: Loop | None = None, as_of: datetime | None = None
-) -> FeatureSet:
-    """The features of a snapshot by a loop's own definitions."""
-    from treadle.stages import featurize
-
-    key = featurize.key(_key_context(session, loop, as_of), snapshot)
-    return make(
-        session,
-        FeatureSet,
-        "featurize",
-        key,
-        lambda context: featurize.featurize(context, snapshot),
-        loop=loop,
-        as_of=as_of,
-    )
-
-
-def candidate_of(session: Session, features: FeatureSet) -> Candidate:
-    """The model that a loop trains on features."""
-    from treadle.models import checkpoints
-    from treadle.stages import train
-
-    key = train.key(_key_context(session), features)
-    candidate = make(session, Candidate, "train", key, lambda context: train.train(context, features))
-    if not session.reused["train"]:
-        checkpoints.clear(session.store, candidate.id.partition(".")[0])
-    return candidate
-
-
-def verdict_of(session: Session, candidate: Candidate, features: FeatureSet) -> Verdict:
-    """The verdict on a candidate: that of the log at this `as_of` unless it went stale, else a new one."""
-    from treadle.stages import evaluate
-
-    entries = session.log.entries()
-    told = verdict_entry(entries, candidate.digest, session.as_of)
-    if told is not None and told.evidence and not _went_stale(session, told):
-        session.reused["evaluate"] = True
-        session.say(f"evaluate: the log holds the verdict on {candidate}")
-        verdict = get_record(session.store, Verdict, session.loop.name, told.evidence)
-        if verdict.key.get("spec") != session.loop.part("gate"):
-            session.warn(
-                f"the gate has judged this candidate as of {session.as_of.date()} by other settings;"
-                " that verdict stands. To try a gate, use a track of its own: --track NAME."
-            )
-        return verdict
-    champion, anchor = session.log.champion(session.as_of), anchor_in(entries, session.as_of)
-    rivals = [_candidate(session, champion)] if champion else []
-    start, end = evaluate.holdout_span(_key_context(session), candidate, *rivals)
-    contest = evaluate.Contest(
-        challenger=evaluate.Contestant(candidate, features),
-        champion=contestant(session, champion, candidate, features) if champion else None,
-        anchor=contestant(session, anchor, candidate, features) if champion and anchor else None,
-        looks=looks_in(entries, start, end),
-    )
-    key = evaluate.key(_key_context(session), contest)
-    return make(session, Verdict, "evaluate", key, lambda context: evaluate.evaluate(context, contest))
-
-
-def _candidate(session: Session, entry: Entry) -> Candidate:
-    return get_record(session.store, Candidate, session.loop.name, entry.details["candidate_id"])
-
-
-def _went_stale(session: Session, told: Entry) -> bool:
-    """Whether a proposal in the log can't be released any more because another champion serves."""
-    entries = session.log.entries()
-    answered = any(
-        e.kind in ("promote", "reject", "approve") and e.subject == told.subject
-        for e in entries[told.sequence :]
-    )
-    head = session.log.champion()
-    return told.kind == "propose" and not answered and (head.candidate if head else None) != told.champion
-
-
-def contestant(session: Session, entry: Entry, candidate: Candidate, features: FeatureSet) -> Contestant:
-    """The model of a log's entry with the features that its own files make of today's data."""
-    from treadle.stages import evaluate
-
-    other = _candidate(session, entry)
-    if other.recipe == candidate.recipe:
-        return evaluate.Contestant(other, features)
-    try:
-        return evaluate.Contestant(other, features_by_own_files(session, other, session.as_of))
-    except TreadleError as error:
-        if error.retryable:
-            raise
-        return evaluate.Contestant(other, None, fault=str(error))
-
-
-def features_by_own_files(session: Session, candidate: Candidate, as_of: datetime) -> FeatureSet:
-    """A candidate's features at `as_of`: made by the spec and files that it carries, from today's sources."""
-    from treadle.recipe import restore_loop
-
-    loop = restore_loop(session.store, candidate, session.loop)
-    return features_of(session, snapshot_of(session, loop, as_of), loop, as_of)
+    return made
 
 
 def deploy_champion(session: Session) -> Deployment:
@@ -271,7 +159,7 @@ def deploy_champion(session: Session) -> Deployment:
     from treadle.stages import deploy
 
     entry = session.log.champion()
-    candidate = _candidate(session, entry) if entry else None
+    candidate = candidate_at(session, entry) if entry else None
     features = (
         get_record(session.store, FeatureSet, session.loop.name, candidate.features_id) if candidate else None
     )
@@ -279,7 +167,7 @@ def deploy_champion(session: Session) -> Deployment:
         session,
         Deployment,
         "deploy",
-        deploy.key(_key_context(session), entry),
+        deploy.key(key_context(session), entry),
         lambda context: deploy.deploy(context, candidate, features),
     )
     project(session, entry, candidate)
@@ -294,16 +182,16 @@ def watch(
     track: str = PRODUCTION,
     who: str | None = None,
     say: Callable[[str], None] | None = None,
+    pools: Mapping[str, str] | None = None,
 ) -> Run:
     """Looks at the newest window and applies the retrain policy; a retrain that is due enters the log.
 
     Arguments and errors are those of `run`. A loop that has no `retrain` section is only monitored.
     """
     session = open_session(loop, as_of=as_of, store=store, track=track, who=who, say=say)
-    records: dict[str, Record] = {"monitor": drift_report(session, session.as_of)}
-    if loop.retrain is not None:
-        records["retrain"] = retrain_decision(session)
-    return Run(loop.name, track, session.as_of, records, dict(session.reused), tuple(session.warnings))
+    walk = Walk(session, _MAKERS, pools=pools)
+    stages = ("monitor", "retrain") if loop.retrain is not None else ("monitor",)
+    return _run_of(session, {stage: walk.record(stage) for stage in stages})
 
 
 def drift_report(session: Session, as_of: datetime) -> DriftReport:
@@ -320,14 +208,14 @@ def drift_report(session: Session, as_of: datetime) -> DriftReport:
             f"{session.loop.name} had no champion on track {session.track} as of {as_of.date()}:"
             " run the loop first, then monitor it."
         )
-    champion = _candidate(session, entry)
+    champion = candidate_at(session, entry)
     features = features_by_own_files(session, champion, as_of)
     expected = _expected(session, champion, as_of)
     return make(
         session,
         DriftReport,
         "monitor",
-        monitor.key(_key_context(session, None, as_of), champion, features, expected),
+        monitor.key(key_context(session, None, as_of), champion, features, expected),
         lambda context: monitor.monitor(context, champion, features, expected),
         as_of=None if as_of == session.as_of else as_of,
     )
@@ -350,7 +238,7 @@ def retrain_decision(session: Session) -> RetrainDecision:
     """
     from treadle.stages import retrain
 
-    context = _key_context(session)
+    context = key_context(session)
     reports = _reports(session, retrain.reports_wanted(context))
     features = None
     if session.loop.retrain is not None and "new_labels" in session.loop.retrain.on:
@@ -402,3 +290,17 @@ def _reports(session: Session, wanted: int) -> list[DriftReport]:
             write_memo(session.store, "report", memo, {"id": report.id})
         found.append(report)
     return found
+
+
+_MAKERS: dict[str, Maker] = {
+    "prepare": lambda session, records: snapshot_of(session),
+    "featurize": lambda session, records: features_of(session, the(Snapshot, records)),
+    "train": _train,
+    "evaluate": lambda session, records: verdict_of(
+        session, the(Candidate, records), the(FeatureSet, records)
+    ),
+    "release": _release,
+    "deploy": lambda session, records: deploy_champion(session),
+    "monitor": lambda session, records: drift_report(session, session.as_of),
+    "retrain": lambda session, records: retrain_decision(session),
+}

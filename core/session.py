@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from treadle.clock import format_instant, parse_instant, today
 from treadle.errors import AsOfError, UserError
@@ -34,6 +35,7 @@ class Session:
     warnings: list[str] = field(default_factory=list)
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     first_stage: str = "prepare"
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, words: str) -> None:
         """Something to be said at the end of a run, too."""
@@ -115,6 +117,20 @@ def resolve_as_of(loop: Loop, as_of: datetime | str | None) -> datetime:
             f"as_of {format_instant(moment)} lies after the end of the loop's history, {format_instant(history.to)}"
         )
     return moment
+
+
+def clip_as_of(loop: Loop, moment: datetime) -> datetime:
+    """The clock of a run that someone began at a moment: its day in UTC, no later than the loop's history.
+
+    Its hour where the loop's schedule is a cron that ticks more than once a day. A schedule's own tick and the end
+    of a partition are clocks as they are. `resolve_as_of` still refuses what lies before the data.
+    """
+    schedule = (loop.retrain.schedule if loop.retrain else None) or ""
+    cut = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    fields = schedule.split()
+    if len(fields) != 5 or fields[1].isdigit():
+        cut = cut.replace(hour=0)
+    return min(cut, loop.history.to) if loop.history.to else cut
 
 
 @dataclass(frozen=True, slots=True)

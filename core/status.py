@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from datetime import datetime
+from pathlib import Path
 
 from treadle.clock import format_instant
 from treadle.commit import all_records, find_record
 from treadle.records import Candidate, DriftReport, Json, Verdict
 from treadle.redaction import redacted
-from treadle.registry.log import Entry, champion_in, is_verdict, pending_in, predecessor_in, promotion_of
+from treadle.registry.log import (
+    PRODUCTION,
+    Entry,
+    champion_in,
+    is_verdict,
+    pending_in,
+    predecessor_in,
+    promotion_of,
+)
+from treadle.review import data_warnings
 from treadle.session import Session
+from treadle.words import counted, moment
 
 
 def status(session: Session) -> Json:
@@ -19,6 +32,7 @@ def status(session: Session) -> Json:
     entries = session.log.entries()
     champion = champion_in(entries)
     pending, before = pending_in(entries), predecessor_in(entries)
+    answers = _answers(session, pending) if pending is not None else []
     verdicts = [entry for entry in entries if is_verdict(entry)]
     retrains = [entry for entry in entries if entry.kind == "retrain"]
     report = _newest_report(session, champion)
@@ -34,13 +48,37 @@ def status(session: Session) -> Json:
         "entries": len(entries),
         "champion": _champion(session, entries, champion),
         "predecessor": before.candidate if before else None,
-        "pending": _brief(pending),
+        "pending": None if pending is None else {**(_brief(pending) or {}), "commands": answers},
         "last_verdict": _brief(verdicts[-1] if verdicts else None),
         "last_retrain": _brief(retrains[-1] if retrains else None),
         "drift": _drift(report),
         "untracked": untracked,
-        "alerts": _alerts(entries, pending, report, untracked),
+        "alerts": _alerts(entries, pending, answers, report, untracked),
     }
+
+
+def _answers(session: Session, pending: Entry) -> list[str]:
+    """The commands that end a proposal: a person's answers, or the run that finishes it."""
+    if not pending.details.get("waits_for"):
+        return [
+            _command(session, "run", ["--as-of", format_instant(pending.as_of).removesuffix("T00:00:00Z")])
+        ]
+    other = ["--by", "NAME"] if session.loop.approval == "manual" else []
+    return [_command(session, act, ["--reason", "WHY", *other]) for act in ("approve", "reject")]
+
+
+def _command(session: Session, act: str, options: list[str]) -> str:
+    """A command on this loop, store and track, to be typed where this process runs."""
+    path = session.loop.file.path if session.loop.file else None
+    if path is not None and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    words = ["treadle", act, str(path or "LOOP"), *options]
+    usual = os.environ.get("TREADLE_STORE") or str(session.loop.folder / ".treadle")
+    if session.store.uri not in (usual, str(Path(usual).absolute())):
+        words += ["--store", redacted(session.store.uri)]
+    if session.track != PRODUCTION:
+        words += ["--track", session.track]
+    return shlex.join(words)
 
 
 def _champion(session: Session, entries: list[Entry], champion: Entry | None) -> Json | None:
@@ -64,6 +102,7 @@ def _champion(session: Session, entries: list[Entry], champion: Entry | None) ->
         "files": _files(record),
         "metrics": verdict.metrics.get("challenger", {}) if verdict else {},
         "criteria": {criterion.name: criterion.status for criterion in verdict.criteria} if verdict else {},
+        "warnings": data_warnings(session, record),
     }
 
 
@@ -120,23 +159,32 @@ def _drift(report: DriftReport | None) -> Json | None:
 
 
 def _alerts(
-    entries: list[Entry], pending: Entry | None, report: DriftReport | None, untracked: list[str]
+    entries: list[Entry],
+    pending: Entry | None,
+    answers: list[str],
+    report: DriftReport | None,
+    untracked: list[str],
 ) -> list[str]:
     alerts = []
     if pending is not None:
-        reason = pending.details.get("waits_for") or "it was never finished: run the loop again"
-        alerts.append(
-            f"a challenger of {pending.as_of.date()} waits for `treadle approve` or `treadle reject`: {reason}"
-        )
+        who = "a challenger" if pending.champion else "a first model"
+        reason = pending.details.get("waits_for")
+        if reason == pending.why:
+            reason = "the gate holds it, as its verdict says"
+        problem = f"waits for a person: {reason}" if reason else "was proposed, and its run never finished"
+        alerts.append("\n".join([f"{who} of {moment(pending.as_of)} {problem}", *answers]))
     verdicts = [entry for entry in entries if is_verdict(entry)]
     if verdicts and verdicts[-1].details.get("decision") == "keep":
-        alerts.append(f"the challenger of {verdicts[-1].as_of.date()} lost; its verdict says why")
+        alerts.append(
+            f"the challenger of {moment(verdicts[-1].as_of)} lost; `history --verdict last` says why"
+        )
     if report is not None and report.drifted:
-        alerts.append(f"inputs drifted in the window to {report.end.date()}: {report.words}")
+        alerts.append(f"inputs drifted in the window to {moment(report.end)}: {report.words}")
     if report is not None and report.quality and report.quality.decayed:
-        alerts.append(f"quality decayed in the window to {report.end.date()}: {report.quality.words}")
+        alerts.append(f"quality decayed in the window to {moment(report.end)}: {report.quality.words}")
     if untracked:
-        alerts.append(f"{len(untracked)} candidate(s) are not in MLflow yet; the next run tries again")
+        are = "is" if len(untracked) == 1 else "are"
+        alerts.append(f"{counted(len(untracked), 'model')} {are} not in MLflow yet; the next run tries again")
     return alerts
 
 

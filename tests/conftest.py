@@ -10,6 +10,14 @@ import treadle
 from wheel import FIRST, Wheel, copy_of, new_wheel
 
 
+@pytest.fixture(scope="session", autouse=True)
+def jobs_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Jobs on local pools leave their files where the tests end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREADLE_JOBS", str(tmp_path_factory.mktemp("jobs")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def turned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Wheel, treadle.Run]:
     wheel = new_wheel(tmp_path_factory.mktemp("wheel"))

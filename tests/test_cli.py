@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +52,18 @@ def test_help_of_every_command_teaches_by_an_example(name: str) -> None:
     assert f"Example: treadle {name} loops/flights.yaml" in " ".join(shown.stdout.split())
 
 
-def test_help_names_every_command() -> None:
+def test_help_names_every_command_with_a_whole_sentence() -> None:
     shown = invoke("--help").stdout
     assert all(f"  {name} " in shown for name in COMMANDS)
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_of_the_help_stand_on_one_line_to_be_copied(name: str) -> None:
+    lines = invoke(name, "--help").stdout.splitlines()
+    for line, after in pairwise(lines):
+        if "Example:" in line:
+            assert not after.strip()
 
 
 def test_console_script_prints_one_json_object_and_progress_apart(
@@ -101,6 +113,11 @@ def test_console_script_keeps_libraries_off_standard_output(wheel: Wheel) -> Non
         (["run", "{loop}", "--track", "../up"], 2, "can't name a track"),
         (["status", "{loop}", "--track", "Upper"], 2, "can't name a track"),
         (["history", "{loop}", "--at", "noon"], 2, "write it as 2013-04-01"),
+        (["history", "{loop}", "--verdict", "best"], 2, "first characters, four or more"),
+        (["history", "{loop}", "--verdict", "00000000"], 2, "The newest are: "),
+        (["history", "{loop}", "--verdict", "last", "--at", "2024-02-20"], 2, "different questions"),
+        (["history", "{loop}", "--verdict", "last", "--track", "new"], 2, "judged no model"),
+        (["rollback", "{loop}", "--reason", "bad", "--from", "it"], 2, "names no model"),
         (["approve", "{loop}"], 2, "--reason"),
         (["approve", "{loop}", "--reason", "fine"], 2, "nothing waits for a person"),
         (["reject", "{loop}", "--reason", "no"], 2, "nothing waits for a person"),
@@ -184,7 +201,7 @@ def test_history_lists_entries_and_tells_the_champion_of_a_day(
     assert "promote" in shown.stdout
     assert champion["candidate"][:12] in shown.stdout
     at = invoke("history", wheel.path, "--store", wheel.store, "--at", "2024-02-20")
-    assert champion["verdict"] in at.stdout
+    assert f"--verdict {champion['verdict'][:12]}" in at.stdout
 
 
 def test_status_in_words_and_json(waiting: Wheel, turned: tuple[Wheel, treadle.Run]) -> None:
@@ -193,6 +210,8 @@ def test_status_in_words_and_json(waiting: Wheel, turned: tuple[Wheel, treadle.R
     assert found["pending"]["waits_for"] == "the loop's approval is manual"
     shown = invoke("status", waiting.path, "--store", waiting.store).stdout
     assert "the loop's approval is manual" in shown
+    for answer in found["pending"]["commands"]:
+        assert answer in " ".join(shown.split())
 
 
 def test_approval_through_the_command_line(waiting: Wheel) -> None:
@@ -305,3 +324,93 @@ def test_predicting_an_unknown_entity_writes_nothing(wheel: Wheel, tmp_path: Pat
     assert "'nobody'" in error["message"]
     assert target.read_text() == "of yesterday\n"
     assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out.csv"]
+
+
+def test_run_shows_the_whole_reason_and_one_name_for_a_model(wheel: Wheel) -> None:
+    result = invoke("run", wheel.path, "--store", wheel.store, "--as-of", SECOND)
+    found = wheel.run(SECOND)
+    words = " ".join(result.stdout.split())
+    assert found.verdict.why in words  # type: ignore[attr-defined]
+    assert all(len(line) <= 120 for line in result.stdout.splitlines())
+    name, other = found.candidate.digest[:12], found.candidate.id[:12]
+    assert f"model {name}: xgboost on" in words
+    assert f"Candidate(model='{name}'" in result.stderr
+    assert other not in result.output
+
+
+def test_a_verdict_is_shown_with_all_its_criteria(wheel: Wheel, turned: tuple[Wheel, treadle.Run]) -> None:
+    lenient(wheel)
+    wheel.edit(
+        "orders.yaml", "  margin: 0.5", "  slice_min_rows: 100\n  floor: {roc_auc: 0.55}\n  margin: 0.5"
+    )
+    wheel.edit(
+        "orders.yaml",
+        "{type: expect_column_values_to_not_be_null, column: region}",
+        "{type: expect_column_values_to_be_between, column: amount, max_value: 100, severity: warn}",
+    )
+    run = wheel.run(SECOND)
+    verdict, champion = run.verdict, turned[1].candidate
+    record = told(wheel, "history", "--verdict", "last")
+    assert record == verdict.model_dump(mode="json")
+    for which in (verdict.id, verdict.id[:6], run.candidate.digest[:12]):
+        assert told(wheel, "history", "--verdict", which)["id"] == verdict.id
+    first = told(wheel, "history", "--verdict", champion.digest[:12])
+    assert first["id"] == turned[1].verdict.id
+    shown = invoke("history", wheel.path, "--store", wheel.store, "--verdict", "last").stdout
+    words = " ".join(shown.split())
+    assert f"model {champion.digest[:12]}: xgboost on" in words
+    assert all(id_ in shown for id_ in (verdict.id, run.candidate.id, champion.id))
+    row = next(line for line in shown.splitlines() if f"log_loss ({verdict.mode})" in line)
+    seen = verdict.comparison
+    for value in (
+        f"{seen.challenger:.4g}",
+        f"{seen.champion:.4g}",
+        f"{seen.low:+.3g} to {seen.high:+.3g}",
+    ):
+        assert value in row
+    assert "below 0 " in row
+    for name in ("roc_auc (guard)", "roc_auc (floor)", "region=north", "90 % interval"):
+        assert name in shown
+    assert f"{verdict.holdout.rows} rows in 14 blocks" in words
+    assert f"{SECOND} {wheel.kinds()[-1]} by ann" in words
+    assert "orders.amount: expect_column_values_to_be_between warned" in words
+
+
+def test_a_verdict_of_a_first_model_names_its_baseline(wheel: Wheel) -> None:
+    shown = invoke("history", wheel.path, "--store", wheel.store, "--verdict", "last").stdout
+    assert "none: this is a first model" in shown
+    assert "(baseline)" in shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "place", "token", "under"),
+    [
+        ("amount, items", "amount,, items", ":1:", 'near ","', ", items"),
+        ("amount, items", "amount, itms", ":1:", '"itms" not found', "itms"),
+        ("\nfrom orders", "\nfro orders", ":2:", 'near "orders"', "orders"),
+        ("\nfrom orders", "\nfrom orders\nwhere", ":3:", "end of input", ""),
+        ("select order_id", "\n-- ids\nselect nothing", ":3:", '"nothing" not found', "nothing"),
+    ],
+    ids=["comma", "column", "keyword", "end", "below a comment"],
+)
+def test_a_fault_in_sql_is_told_with_line_and_token(
+    wheel: Wheel, before: str, after: str, place: str, token: str, under: str
+) -> None:
+    wheel.edit("orders.sql", before, after)
+    error = told(wheel, "run", "--as-of", FIRST, code=2)["error"]
+    assert f"orders.sql{place} the SQL of the table 'orders' failed" in error["message"]
+    assert token in error["message"]
+    line = (wheel.path.parent / "orders.sql").read_text().splitlines()[int(place.strip(":")) - 1]
+    text, mark = error["message"].splitlines()[-2:]
+    assert text.strip().strip(".") in line
+    assert text[mark.index("^") :].startswith(under)
+
+
+def test_no_warning_of_a_library_reaches_standard_error(wheel: Wheel) -> None:
+    # Feast, once imported, has every deprecation shown: what comes after it must not.
+    run = "import feast, sys; from treadle.cli import main; sys.exit(main())"
+    args = ["run", str(wheel.path), "--as-of", SECOND, "--store", str(wheel.store), "--to", "featurize"]
+    done = subprocess.run([sys.executable, "-c", run, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "made the table orders" in done.stderr
+    assert "Warning" not in done.stderr, done.stderr

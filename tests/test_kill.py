@@ -95,6 +95,7 @@ def assert_whole(wheel: Wheel, as_of: str, log: list[str]) -> None:
     assert champion_alias(session.loop, session.store, "production") == str(candidates)
 
 
+@pytest.mark.slow
 def test_run_killed_again_and_again_ends_in_the_same_records(
     wheel: Wheel, undisturbed: dict[str, tuple[str, str]]
 ) -> None:

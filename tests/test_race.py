@@ -61,6 +61,7 @@ def test_of_two_promotions_at_once_one_is_told_that_it_is_stale(tmp_path: Path, 
     ) == 1
 
 
+@pytest.mark.slow
 def test_two_loops_that_release_at_once_leave_a_chain_of_champions(wheel: Wheel, tmp_path: Path) -> None:
     lenient(wheel)
     other = Wheel(copy_of(wheel, tmp_path / "other").path, wheel.store)
@@ -125,6 +126,7 @@ def test_monitors_at_once_ask_for_one_retrain(wheel: Wheel) -> None:
     assert wheel.kinds() == ["propose", "promote", "retrain"]
 
 
+@pytest.mark.slow
 def test_run_and_rollback_at_once_never_put_back_what_was_rolled_back(wheel: Wheel) -> None:
     lenient(wheel)
     wheel.run(SECOND)

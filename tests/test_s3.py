@@ -40,6 +40,7 @@ def test_same_ids_as_on_local_files_and_reuse(
     assert [entry.kind for entry in log.entries()] == ["propose", "promote", "retrain"]
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_make_one_champion(
     turned: tuple[Wheel, treadle.Run], on_s3: tuple[Wheel, str]
 ) -> None:

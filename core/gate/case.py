@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from treadle.clock import format_duration
 from treadle.errors import HoldoutTooSmall
-from treadle.gate.words import blocks_of, moment
+from treadle.gate.words import blocks_of
 from treadle.records import Comparison, Criterion, Decision
+from treadle.words import counted, moment
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -115,14 +116,14 @@ def require_enough(case: Case, gate: Gate) -> None:
         positives = int((case.labels == 1).sum())
         if positives < gate.min_positives:
             asked = f"and gate.min_positives asks for {gate.min_positives}"
-            problems.append(f"{positives} rows of the positive class, {asked}")
+            problems.append(f"{counted(positives, 'row')} of the positive class, {asked}")
             shares.append(gate.min_positives / positives if positives else 0)
         elif positives == len(case.labels):
             problems.append("no row of the negative class")
     if not problems:
         return
     raise HoldoutTooSmall(
-        f"the holdout {case.span} can't carry a judgement: it has {len(case.labels)} labelled rows: "
+        f"the holdout {case.span} can't carry a judgement: it has {counted(len(case.labels), 'labelled row')}: "
         f"{'; '.join(problems)}. {case.span.remark}{_remedy(length, shares)}"
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from treadle.gate.metrics import HIGHER_IS_BETTER, metric, metric_resampled
 from treadle.gate.stats import resample_weights
-from treadle.gate.words import number, percent, signed, signed_apart
+from treadle.gate.words import number, number_apart, percent, signed, signed_apart
 from treadle.records import Criterion
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def floor_criterion(name: str, worst: float, case: Case) -> Criterion:
         status="passed" if passed else "failed",
         observed=observed,
         allowed=worst,
-        words=f"{name} is {number(observed)}; {side} {number(worst)} is asked.",
+        words=f"{name} is {number_apart(observed, worst)}; {side} {number(worst)} is asked.",
     )
 
 
@@ -91,8 +91,8 @@ def suspicion(case: Case, champion: Predictions, gate: Gate) -> Criterion | None
     if not gain > gate.suspicious:
         return None
     words = (
-        f"{name} rises by {number(gain)}, more than {number(gate.suspicious)}: so much at once is more often "
-        "a leak of the label into the features than progress."
+        f"{name} rises by {number_apart(gain, gate.suspicious)}, more than {number(gate.suspicious)}: "
+        "so much at once is more often a leak of the label into the features than progress."
     )
     return Criterion(name="suspicious", status="held", observed=gain, allowed=gate.suspicious, words=words)
 
@@ -121,7 +121,8 @@ def budget_criteria(gate: Gate, latency_ms: float | None, size_mb: float | None)
         criteria.append(Criterion(name="latency", status=status, allowed=gate.latency_ms, words=words))
     if gate.size_mb is not None and size_mb is not None:
         passed = size_mb <= gate.size_mb
-        words = f"The model's files have {number(size_mb)} MB; the budget is {number(gate.size_mb)} MB."
+        size = number_apart(size_mb, gate.size_mb)
+        words = f"The model's files have {size} MB; the budget is {number(gate.size_mb)} MB."
         status = "passed" if passed else "failed"
         criteria.append(
             Criterion(name="size", status=status, observed=size_mb, allowed=gate.size_mb, words=words)
@@ -137,10 +138,16 @@ def unusable(case_task: str, of: Predictions, rows: int) -> str:
         return f"they have the shape {values.shape}, not {tuple(expected)}"
     bad = ~np.isfinite(values)
     if bad.any():
-        return f"{int(bad.reshape(rows, -1).any(axis=1).sum())} of {rows} are missing or not finite"
+        count = int(bad.reshape(rows, -1).any(axis=1).sum())
+        return f"{count:,} of {rows:,} {'is' if count == 1 else 'are'} missing or not finite"
     if case_task == "regression":
         return ""
     outside = (values < -1e-6) | (values > 1 + 1e-6)
     if case_task == "multiclass":
         outside = outside.any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 1e-3)
-    return f"{int(outside.sum())} of {rows} are no probabilities" if outside.any() else ""
+    count = int(outside.sum())
+    return (
+        f"{count:,} of {rows:,} {'is no probability' if count == 1 else 'are no probabilities'}"
+        if count
+        else ""
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from treadle.gate.case import Span
 from treadle.gate.metrics import class_codes
 from treadle.gate.slices import Grouping
+from treadle.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,12 +100,13 @@ def difference_of(challenger: HoldoutRows, champion: HoldoutRows) -> str:
     if mine != theirs:
         only_mine, only_theirs = len(mine - theirs), len(theirs - mine)
         return (
-            f"its files make other labelled rows of the same data: {only_mine} are only the challenger's, "
-            f"{only_theirs} only its own, {len(mine & theirs)} are shared"
+            f"its files make other labelled rows of the same data: only the challenger's {only_mine:,}, "
+            f"only its own {only_theirs:,}, shared {len(mine & theirs):,}"
         )
     if challenger.ids == champion.ids and np.array_equal(challenger.times_us, champion.times_us):
         changed = int((challenger.labels != champion.labels).sum())
-        return f"the label's definition changed: {changed} of {len(challenger.ids)} labels differ"
+        labels = counted(len(challenger.ids), "label")
+        return f"the label's definition changed: {changed:,} of {labels} {'differs' if changed == 1 else 'differ'}"
     return "its files give the same rows other times"
 
 

@@ -14,8 +14,9 @@ from treadle.gate.case import Case, Judgement, Predictions, require_enough
 from treadle.gate.metrics import check_metric, default_loss, names_for, row_losses
 from treadle.gate.slices import harm_criteria
 from treadle.gate.stats import BlockTest, block_test, detectable
-from treadle.gate.words import blocks_of, number, percent, probability, signed
+from treadle.gate.words import blocks_of, number, number_apart, percent, probability, signed, signed_apart
 from treadle.records import Comparison, Criterion, Decision
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from treadle.spec import Gate
@@ -55,7 +56,7 @@ def judge(
     metrics = _metrics(case, loss)
     if case.champion is not None and _identical(case.challenger, case.champion):
         mean = metrics["challenger"][loss]
-        rows = f"all {len(case.labels)} rows of {case.span}"
+        rows = f"all {counted(len(case.labels), 'row')} of {case.span}"
         why = f"On {rows} the challenger predicts exactly what the champion does: nothing would change."
         comparison = Comparison(loss=loss, champion=mean, challenger=mean, difference=0.0)
         return Judgement("no_change", why, mode, comparison, (), metrics)
@@ -113,7 +114,8 @@ def _without_champion(
     passed = test.high < 0
     beats = "beats" if passed else "does not surely beat"
     words = (
-        f"{loss} {number(challenger.mean())} {beats} the trivial baseline's {number(trivial.mean())}: "
+        f"{loss} {number_apart(challenger.mean(), trivial.mean())} {beats} the trivial baseline's "
+        f"{number_apart(trivial.mean(), challenger.mean())}: "
         f"{_difference(comparison, gate)}."
     )
     criteria = [
@@ -150,7 +152,7 @@ def _anchor_criteria(case: Case, gate: Gate, loss: str, challenger: Array) -> li
     passed = test.high < gate.margin or _identical(case.challenger, case.anchor)
     words = (
         f"Against the last champion that earned its place ({loss} {number(anchor.mean())}) the change is "
-        f"{signed(test.mean)}, at most {signed(test.high)} at {percent(1 - gate.alpha)} confidence; "
+        f"{signed(test.mean)}, at most {signed_apart(test.high, gate.margin)} at {percent(1 - gate.alpha)} confidence; "
         f"below {signed(gate.margin)} is asked, so that small permitted losses can't add up."
     )
     return [
@@ -192,7 +194,8 @@ def _main_criterion(mode: Mode, comparison: Comparison, gate: Gate) -> Criterion
         asked = f"{'' if passed else 'but '}all of it below 0 is asked"
     else:
         asked = f"{'' if passed else 'but '}an upper end below {signed(bound)} is asked of the same recipe"
-    old, new = number(comparison.champion or 0.0), number(comparison.challenger)
+    champion = comparison.champion or 0.0
+    old, new = number_apart(champion, comparison.challenger), number_apart(comparison.challenger, champion)
     losses = f"{comparison.loss} {new} against the champion's {old}"
     return Criterion(
         name=mode,
@@ -206,7 +209,8 @@ def _main_criterion(mode: Mode, comparison: Comparison, gate: Gate) -> Criterion
 def _difference(comparison: Comparison, gate: Gate) -> str:
     interval = "no bounds"
     if comparison.low is not None and comparison.high is not None:
-        ends = f"{signed(comparison.low)} to {signed(comparison.high)}"
+        high = signed_apart(comparison.high, comparison.bound or 0.0)
+        ends = f"{signed(comparison.low)} to {high}"
         interval = f"{percent(1 - 2 * gate.alpha)} interval {ends}"
     mean, p = comparison.difference or 0.0, comparison.p or 0.0
     return f"difference {signed(mean)}, {interval}, {probability(p)}"
@@ -245,7 +249,7 @@ def _why(
 ) -> str:
     """The decision in words: the criteria that decided it, and what this holdout could have shown at all."""
     blocks = blocks_of(len(np.unique(case.blocks)), gate.block)
-    rows = f"Judged on {len(case.labels)} rows on {blocks}, {case.span}."
+    rows = f"Judged on {counted(len(case.labels), 'row')} on {blocks}, {case.span}."
     deciding = {"keep": "failed", "hold": "held"}.get(decision)
     said = [c.words for c in criteria if c.status == deciding] if deciding else [criteria[0].words]
     heads = _HEADS if case.champion is not None or case.fault else _FIRST_HEADS
@@ -256,7 +260,8 @@ def _why(
             "smaller ones more seldom."
         )
     if case.looks:
-        parts.append(f"{case.looks} earlier verdicts have used some of these rows.")
+        have = "has" if case.looks == 1 else "have"
+        parts.append(f"{counted(case.looks, 'earlier verdict')} {have} used some of these rows.")
     return " ".join(parts)
 
 

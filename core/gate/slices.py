@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from treadle.gate.stats import BlockTest, block_test, holm
-from treadle.gate.words import blocks_of, probability, signed
+from treadle.gate.words import blocks_of, probability, signed, signed_apart
 from treadle.records import Criterion
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from treadle.spec import Gate
@@ -67,8 +68,10 @@ def harm_criteria(
         _criterion(found, p, len(tests), gate, family) for found, p in zip(tests, corrected, strict=True)
     ]
     if without:
-        needed = f"{gate.slice_min_rows} rows on {blocks_of(gate.slice_min_blocks, gate.block)}"
-        words = f"{len(without)} groups have fewer than {needed} and are not judged: {_some(without)}."
+        needed = f"{counted(gate.slice_min_rows, 'row')} on {blocks_of(gate.slice_min_blocks, gate.block)}"
+        have, are = ("has", "is") if len(without) == 1 else ("have", "are")
+        groups = f"{counted(len(without), 'group')} {have} fewer than {needed} and {are} not judged"
+        words = f"{groups}: {_some(without)}."
         criteria.append(
             Criterion(name=f"{family}:too_small", status="info", observed=len(without), words=words)
         )
@@ -102,10 +105,10 @@ def _groups(column: str, grouping: Grouping) -> Iterator[tuple[str, Array]]:
 def _criterion(found: GroupTest, corrected: float, count: int, gate: Gate, family: str) -> Criterion:
     significant = corrected <= gate.alpha and found.test.mean > 0
     beyond = found.test.mean > gate.slice_limit and found.p < LIMIT_P
-    change = f"its loss changes by {signed(found.test.mean)}"
-    support = f"{found.rows} rows, {blocks_of(found.test.blocks, gate.block)}"
+    change = f"its loss changes by {signed_apart(found.test.mean, gate.slice_limit)}"
+    support = f"{counted(found.rows, 'row')}, {blocks_of(found.test.blocks, gate.block)}"
     if significant:
-        after = f"{probability(corrected)} after correction for {count} groups"
+        after = f"{probability(corrected)} after correction for {counted(count, 'group')}"
         verdict = f"harmed: {change}, {after} ({support})."
     elif beyond:
         limit = f"more than the limit of {signed(gate.slice_limit)}"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from treadle.clock import format_duration
+from treadle.words import counted
 
 
 def number(value: float) -> str:
     """Four significant digits."""
     return f"{value:.4g}"
+
+
+def number_apart(value: float, limit: float) -> str:
+    """As `number`, with as many digits more as it takes to tell a value from a limit that it isn't."""
+    return f"{value:.{_digits_apart(value, limit, 4)}g}"
 
 
 def signed(value: float) -> str:
@@ -19,10 +25,14 @@ def signed(value: float) -> str:
 
 def signed_apart(value: float, limit: float) -> str:
     """As `signed`, with as many digits more as it takes to tell a value from a limit that it isn't."""
-    digits = 3
+    return f"{value:+.{_digits_apart(value, limit, 3)}g}"
+
+
+def _digits_apart(value: float, limit: float, least: int) -> int:
+    digits = least
     while digits < 12 and value != limit and f"{value:.{digits}g}" == f"{limit:.{digits}g}":
         digits += 1
-    return f"{value:+.{digits}g}"
+    return digits
 
 
 def probability(value: float) -> str:
@@ -38,10 +48,5 @@ def percent(share: float) -> str:
 def blocks_of(count: int, block: timedelta) -> str:
     """Such as `14 days`, or `28 blocks of 12h`."""
     if block == timedelta(days=1):
-        return f"{count} day" if count == 1 else f"{count} days"
-    return f"{count} {'block' if count == 1 else 'blocks'} of {format_duration(block)}"
-
-
-def moment(instant: datetime) -> str:
-    """A date, with the time where it is not midnight in UTC."""
-    return instant.strftime("%Y-%m-%d" if instant.time() == datetime.min.time() else "%Y-%m-%d %H:%M")
+        return counted(count, "day")
+    return f"{counted(count, 'block')} of {format_duration(block)}"

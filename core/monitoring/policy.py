@@ -22,6 +22,7 @@ from typing import Any, Literal
 from treadle.clock import format_instant
 from treadle.errors import UserError
 from treadle.spec import Retrain
+from treadle.words import counted
 
 Trigger = Literal["none", "first", "schedule", "drift", "decay", "new_labels"]
 
@@ -218,7 +219,7 @@ def _for_streak(
     if len(row) < policy.strikes:
         return None
     began = row[-1].start
-    why = f"{len(row)} windows in a row {verb}, since {_day(began)}"
+    why = f"{counted(len(row), 'window')} in a row {verb}, since {_day(began)}"
     subject = f"{trigger}:{format_instant(began)}"
     return _wish(facts, trigger, subject, why, {"began": format_instant(began)}, alerts)
 
@@ -226,7 +227,8 @@ def _for_streak(
 def _labels(policy: Retrain, facts: Facts, last: datetime, alerts: tuple[str, ...]) -> Wish | None:
     if "new_labels" not in policy.on or facts.new_labels is None or facts.new_labels < policy.new_labels:
         return None
-    why = f"{facts.new_labels:,} labels became known since the last verdict; {policy.new_labels:,} are enough"
+    known = f"{counted(facts.new_labels, 'label')} became known since the last verdict"
+    why = f"{known}; {policy.new_labels:,} {'is' if policy.new_labels == 1 else 'are'} enough"
     return _wish(facts, "new_labels", f"new_labels:{format_instant(last)}", why, {}, alerts)
 
 
@@ -257,9 +259,9 @@ def _nothing(policy: Retrain, facts: Facts) -> str:
         ("decay", streak(facts, lambda seen: seen.decayed)),
     ):
         if trigger in policy.on:
-            parts.append(f"{trigger} in {len(row)} of {policy.strikes} windows")
+            parts.append(f"{trigger} in {len(row)} of {counted(policy.strikes, 'window')}")
     if "new_labels" in policy.on and facts.new_labels is not None:
-        parts.append(f"{facts.new_labels:,} of {policy.new_labels:,} new labels")
+        parts.append(f"{facts.new_labels:,} of {counted(policy.new_labels, 'new label')}")
     if policy.schedule:
         parts.append(f"no tick of the {policy.schedule} schedule")
     return (

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from treadle import spec
 from treadle.monitoring.profile import Floats, Ints
 from treadle.records import Quality
+from treadle.words import percents
 
 _METRIC = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}
 
@@ -120,7 +121,8 @@ def _unjudged(
     if expected.loss != loss:
         return f"not judged: the champion was judged by {expected.loss}"
     if coverage < limits.min_coverage:
-        return f"not judged: labels known of {coverage:.0%} of the rows, {limits.min_coverage:.0%} are wanted"
+        known, wanted = percents(coverage, limits.min_coverage)
+        return f"not judged: labels known of {known} of the rows, {wanted} are wanted"
     if own < limits.min_coverage * rows:
         return "not judged: most of these rows were answered by an earlier champion"
     return ""

@@ -11,7 +11,6 @@ Everything here can be made again from the records, and making it again changes 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from treadle import spec
@@ -32,6 +30,7 @@ from treadle.loop import Loop
 from treadle.records import Candidate, Json
 from treadle.redaction import cause, redacted
 from treadle.registry.log import PRODUCTION
+from treadle.registry.mlflow_database import artifact_folder, create_database
 from treadle.registry.mlflow_model import save_pyfunc
 from treadle.store import LocalStore, Store, fetch_blob, scratch_folder
 
@@ -99,7 +98,7 @@ def project_candidate(loop: Loop, store: Store, track: str, candidate: Candidate
     """
     name = model_name(loop, track)
     with _mlflow(loop, store) as client, lease(store, f"mlflow-{name}-{candidate.id}"):
-        experiment = _experiment(client, name, _artifact_folder(tracking_uri(loop, store), name))
+        experiment = _experiment(client, name, artifact_folder(tracking_uri(loop, store), name))
         run = _run(client, experiment, candidate, _tags(loop, track, candidate))
         if run.info.status != "FINISHED":
             _fill(client, run.info.run_id, store, candidate)
@@ -176,7 +175,7 @@ def _run(client: Any, experiment: str, candidate: Candidate, tags: Mapping[str, 
     found = client.search_runs([experiment], where, order_by=order, max_results=1)
     if found:
         return found[0]
-    label = f"{candidate.as_of.date()} {candidate.id[:8]}"
+    label = f"{candidate.as_of.date()} {candidate.digest[:12]}"
     made = client.create_run(experiment, tags=tags, run_name=label)
     oldest = client.search_runs([experiment], where, order_by=order, max_results=1)[0]
     if oldest.info.run_id != made.info.run_id:
@@ -301,7 +300,7 @@ def _mlflow(loop: Loop, store: Store) -> Iterator[Any]:
         mlflow = import_mlflow()
         with _quiet():
             try:
-                _create_database(uri, store)
+                create_database(uri, store)
                 client = mlflow.MlflowClient(tracking_uri=uri)
                 with _settings(_FIRST_CONTACT):
                     client.get_experiment_by_name(loop.name)
@@ -356,38 +355,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    path = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(path).absolute() if uri.startswith("sqlite:///") and path else None
-
-
-def _artifact_folder(uri: str, name: str) -> str | None:
-    """Beside an SQLite file; a server knows its own. MLflow's default would be the working directory."""
-    file = _sqlite_file(uri)
-    return (file.parent / "mlartifacts" / name).as_uri() if file else None
-
-
-def _create_database(uri: str, store: Store) -> None:
-    """Makes a missing SQLite file whole, then links it to its name.
-
-    MLflow takes seconds for its tables, fails when two make them at once, and never mends half of them.
-    """
-    file = _sqlite_file(uri)
-    if file is None or file.exists():
-        return
-    from mlflow import MlflowClient
-
-    name = f"mlflow-database-{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
-    with lease(store, name, done=file.exists) as held:
-        if not held or file.exists():
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".new-{os.getpid()}-{file.name}")
-        unfinished.unlink(missing_ok=True)
-        try:
-            MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
-            os.link(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from treadle.clock import format_duration, format_instant
 from treadle.errors import Fault, HoldoutTooSmall, SpecError, TreadleError, UserError
 from treadle.loop import Loop
-from treadle.records import Candidate, FeatureSet, Holdout, Json
+from treadle.records import Candidate, Criterion, FeatureSet, Holdout, Json
 from treadle.stages import Context, Outcome
 from treadle.store import fetch_blob
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from treadle.gate.holdout import HoldoutRows
     from treadle.models.predictor import Predictor
 
-VERSION = 1
+VERSION = 2
 TIMED_CALLS = 100
 
 
@@ -88,6 +88,7 @@ def evaluate(context: Context, contest: Contest) -> Outcome:
     Raises:
         HoldoutTooSmall: Too few labelled blocks or positives that no model was trained on; a longer holdout
             or a later `as_of` helps. SpecError: The gate names a loss, metric or column that there is not.
+        DataRefused: A feature of the challenger is infinite in the holdout.
         BlobLost: The challenger's model or features are gone; their stages make them again.
     """
     from treadle.gate.judge import judge
@@ -172,9 +173,15 @@ def _load(context: Context, candidate: Candidate) -> Predictor:
 
 
 def _predictions(predictor: Predictor, rows: HoldoutRows) -> Predictions:
+    from treadle.data.findings import rows_in_words
     from treadle.gate.case import Predictions
+    from treadle.models.rows import refuse_infinite
 
-    values = predictor.predict(predictor.schema.encode(rows.table))
+    x = predictor.schema.encode(rows.table)
+    refuse_infinite(
+        predictor.schema, x, lambda few: rows_in_words(rows.table.take(few), "entity", "event_time")
+    )
+    values = predictor.predict(x)
     return Predictions(values, predictor.classes if predictor.task == "multiclass" else ())
 
 
@@ -302,6 +309,18 @@ def _size_mb(context: Context, candidate: Candidate) -> float:
     return sum(fetch_blob(context.store, sha256).stat().st_size for sha256 in files) / 1e6
 
 
+def _warned(contest: Contest) -> list[Criterion]:
+    """What was found in the challenger's features and stopped nothing, for who reads the verdict."""
+    from treadle.data.findings import in_words
+
+    features = contest.challenger.features
+    return [
+        Criterion(name=f"{check.name}:{check.column}", status="info", words=in_words(check))
+        for check in (features.checks if features else ())
+        if check.status != "passed"
+    ]
+
+
 def _same_model(context: Context, contest: Contest) -> Outcome:
     from treadle.gate.case import Judgement
 
@@ -327,7 +346,9 @@ def _outcome(contest: Contest, judged: Judgement, holdout: Holdout | None, notes
             "challenger_id": challenger.id,
             "holdout": holdout.model_dump(mode="json") if holdout else None,
             "comparison": judged.comparison.model_dump(mode="json") if judged.comparison else None,
-            "criteria": [criterion.model_dump(mode="json") for criterion in judged.criteria],
+            "criteria": [
+                criterion.model_dump(mode="json") for criterion in (*judged.criteria, *_warned(contest))
+            ],
             "metrics": {model: dict(values) for model, values in judged.metrics.items()},
             "looks": contest.looks,
         },

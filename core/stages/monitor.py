@@ -23,6 +23,7 @@ from treadle.identity import digest_of
 from treadle.records import Candidate, ColumnDrift, FeatureSet, Json, Partition, Quality, Verdict
 from treadle.spec import Monitor
 from treadle.stages import Context, Outcome
+from treadle.words import apart, counted, percents
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from treadle.monitoring.gather import Gathered
     from treadle.monitoring.profile import Reference
 
-VERSION = 1
+VERSION = 2
 PAGE_ROWS = 5_000
 
 
@@ -117,7 +118,7 @@ def monitor(
     results |= {"rows": rows, "captured": gathered.captured, "replayed": gathered.replayed}
     results["quality"] = quality.model_dump(mode="json")
     if rows < monitoring.drift.min_rows:
-        few = f"too few rows to judge drift, {rows} of {monitoring.drift.min_rows}"
+        few = f"too few rows to judge drift, {rows:,} of {monitoring.drift.min_rows:,}"
         return _outcome({**results, "words": f"{few}; {quality.words}"})
     drift, why = _drift(_reference(context, champion), predictor, gathered, monitoring)
     results |= drift
@@ -279,9 +280,11 @@ def _drift(
     if attribution is not None:
         allowed = max(limits.attribution, attribution.floor)
         relation = "above" if attention else "within"
-        why += f"; attribution {attribution.distance:.3f}, {relation} {allowed:.3f}"
+        far, most = apart(attribution.distance, allowed)
+        why += f"; attribution {far}, {relation} {most}"
     if prediction is not None and prediction.drifted:
-        why += f"; predictions moved ({prediction.distance:.3f}, allowed {prediction.threshold:.3f})"
+        far, most = apart(prediction.distance, prediction.threshold)
+        why += f"; predictions moved ({far}, allowed {most})"
     return {
         "columns": [column.model_dump(mode="json") for column in columns],
         "share": share,
@@ -296,7 +299,8 @@ def _why(columns: tuple[ColumnDrift, ...], moved: list[str], share: float, allow
     judged = sum(column.drifted or not column.calendar for column in columns)
     farthest = sorted((c for c in columns if c.drifted), key=lambda c: (c.threshold - c.distance, c.name))
     named = f" ({', '.join(c.name for c in farthest[:3])})" if farthest else ""
-    return f"{len(moved)} of {judged} columns drifted{named}, {share:.0%} against {allowed:.0%} allowed"
+    seen, limit = percents(share, allowed)
+    return f"{len(moved)} of {counted(judged, 'column')} drifted{named}, {seen} (drift from {limit} on)"
 
 
 def _with_page(

@@ -19,6 +19,7 @@ from treadle.registry.log import (
     verdict_entry,
 )
 from treadle.stages import Context, Outcome
+from treadle.words import moment, short
 
 VERSION = 1
 
@@ -63,7 +64,7 @@ def release(context: Context, verdict: Verdict, candidate: Candidate, *, who: st
         candidate,
         who,
         {"waits_for": waits_for, "trained_by": candidate.notes.get("by", who)},
-        due=champion_is(verdict.champion),
+        due=champion_is(verdict.champion, context.as_of),
     )
     waits_for = proposal.details.get("waits_for")
     if waits_for is None:
@@ -96,28 +97,45 @@ def _whom_to_ask(context: Context, verdict: Verdict, candidate: Candidate) -> st
     return "the loop's approval is manual" if context.loop.approval == "manual" else None
 
 
-def champion_is(expected: str | None) -> Callable[[Sequence[Entry]], None]:
-    """A check, for the log to ask, that the champion now is the one that a verdict named.
+def champion_is(expected: str | None, as_of: datetime) -> Callable[[Sequence[Entry]], None]:
+    """A check, for the log to ask, that the champion now is the one that a verdict of `as_of` named.
 
     The check raises:
-        StaleChampion: It is another.
+        StaleChampion: It is another. The text says who serves, and from when on a run can be judged against it.
     """
 
     def check(entries: Sequence[Entry]) -> None:
         head = champion_in(entries)
-        current = head.candidate if head else None
-        if current != expected:
-            raise StaleChampion(
-                f"the verdict compares with champion {_short(expected)}, but {_short(current)} serves"
-                + (f" since {head.effective_at.date()}" if head else "")
-                + ". Nothing was released; run the loop again to be judged against it."
+        if (head.candidate if head else None) == expected:
+            return
+        again = "Run the loop again, to be judged against it."
+        if head and head.effective_at > as_of:
+            since = moment(head.effective_at)
+            again = (
+                f"The log's time never goes back: run the loop with --as-of {since} or later, to be judged against it."
+                " A replay of earlier times needs a track of its own, --track NAME."
             )
+        raise StaleChampion(
+            f"the verdict of {moment(as_of)} compares with {model_or_none(expected)}, but {serves_in_words(head)}."
+            f" Nothing was released. {again}"
+        )
 
     return check
 
 
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "none"
+def serves_in_words(champion: Entry | None) -> str:
+    """Who serves by an entry of the log, since when, and by whose hand."""
+    if champion is None:
+        return "none serves"
+    how = "rolled back to it" if champion.kind == "rollback" else "promoted it"
+    at = f"{champion.recorded_at:%Y-%m-%d %H:%M} UTC"
+    since = moment(champion.effective_at)
+    return f"model {short(champion.candidate)} serves since {since} ({champion.who} {how}, recorded {at})"
+
+
+def model_or_none(digest: str | None) -> str:
+    """A model by its name, or `no champion`."""
+    return f"model {short(digest)}" if digest else "no champion"
 
 
 def promote(
@@ -134,7 +152,7 @@ def promote(
         details["approved_by"] = approved_by
 
     def due(entries: Sequence[Entry]) -> None:
-        champion_is(proposal.champion)(entries)
+        champion_is(proposal.champion, proposal.as_of)(entries)
         waiting = pending_in(entries)
         if waiting is None or waiting.sequence != proposal.sequence:
             raise StaleChampion(

@@ -19,7 +19,7 @@ from treadle.registry.log import is_verdict
 from treadle.spec import Retrain
 from treadle.stages import Context, Outcome
 
-VERSION = 1
+VERSION = 2
 
 
 def reports_wanted(context: Context) -> int:

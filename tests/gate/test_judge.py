@@ -213,7 +213,7 @@ def test_predictions_that_are_no_probabilities_are_refused(break_it: float) -> N
     one.challenger.values[3] = break_it
     judged = judge(one, EASY)
     assert judged.decision == "keep"
-    assert "1 of 1680" in judged.why
+    assert "1 of 1,680 is" in judged.why
 
 
 def test_models_that_know_different_classes_can_be_compared() -> None:
