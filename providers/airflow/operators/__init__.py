@@ -1,0 +1,1 @@
+"""Operators: one for each stage, and one for each act of a person."""

@@ -1,0 +1,146 @@
+"""A stage on a pool: submit, note the job, defer; settle when it ended; cancel when the task is killed.
+
+    execute ─► submit ─► note the job in the task's state ─► defer ═► trigger polls ═► execute_complete ─► settle
+       ▲                                                                                    │
+       └─ after a worker's death: the noted job is still there ◄── the next attempt of a preempted job
+
+The job's own name makes a second submission harmless; the note spares even the attempt, and says what to cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+from treadle.errors import TreadleError
+from treadle_airflow.asking import asked_of
+from treadle_airflow.operators.base import TreadleOperator
+from treadle_airflow.triggers.job import TreadleJobTrigger, wait_for_job
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from treadle.hardware.pools import Pool
+    from treadle.jobs import JobRef
+    from treadle.records import Json, Record
+    from treadle.session import Session
+
+NOTE = "treadle_job"
+
+
+class OnPools(TreadleOperator):
+    """What a stage's operator does about pools. See TreadleStageOperator for its parameters."""
+
+    stage: str
+    inputs: dict[str, str]
+    treadle_pool: str | None
+    deferrable: bool
+    poll_interval: float
+    job_timeout: timedelta | None
+    _running: JobRef | None = None
+
+    def pool_of(self, session: Session, context: Context) -> Pool | None:
+        """The pool that this run's stage goes to, or None for the task's own process."""
+        asked = asked_of(context).pools.get(self.stage) or self.treadle_pool
+        if not asked and self.stage not in session.loop.pools:
+            return None
+        from treadle import jobs
+
+        return jobs.pool_of(session.loop, self.stage, override=asked)
+
+    def on_pool(self, context: Context, session: Session, pool: Pool) -> Record:
+        """The record that a job on a pool makes. Submits it, or finds that of an earlier try, and waits.
+
+        Raises:
+            TaskDeferred: The wait goes on in the triggerer; `execute_complete` comes after.
+        """
+        from treadle import jobs
+
+        found = self._earlier(context, session)
+        if found is None:
+            ref = jobs.submit(session, self.stage, pool, self.inputs)
+            longest = self.job_timeout.total_seconds() if self.job_timeout else None
+            found = ref, time.time() + longest if longest else None
+            self.log.info("%s", ref)
+        return self._wait(context, session, *found)
+
+    def _earlier(self, context: Context, session: Session) -> tuple[JobRef, float | None] | None:
+        """The job that an earlier try of this task left, with its deadline, unless it was cancelled or failed."""
+        from treadle import jobs
+
+        noted = context["task_state_store"].get(NOTE)
+        if not isinstance(noted, dict):
+            return None
+        ref = jobs.JobRef.from_json(str(noted["ref"]))
+        try:
+            settled = jobs.settle(session, ref)
+        except TreadleError as error:
+            self.log.info("%s ended in an earlier try (%s); it is submitted again", ref, type(error).__name__)
+            return None
+        self.log.info("goes on with %s of an earlier try", ref)
+        return settled if isinstance(settled, jobs.JobRef) else ref, _seconds(noted["deadline"])
+
+    def _wait(self, context: Context, session: Session, ref: JobRef, deadline: float | None) -> Record:
+        from treadle import jobs
+
+        while True:
+            # Noted before anything can fail: whoever comes next finds the job, whatever becomes of this process.
+            context["task_state_store"].set(NOTE, {"ref": ref.to_json(), "deadline": deadline})
+            self._running = ref
+            if self.deferrable:
+                self.defer(
+                    trigger=TreadleJobTrigger(ref.to_json(), self.poll_interval, deadline),
+                    method_name="execute_complete",
+                )
+            event = asyncio.run(wait_for_job(ref.to_json(), self.poll_interval, deadline, self.log.info))
+            settled = self._settled(session, ref, event)
+            if not isinstance(settled, jobs.JobRef):
+                context["task_state_store"].delete(NOTE)
+                self._running = None
+                return settled
+            ref = settled
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Json:
+        """Takes up the task when its job ended: the record, the job's next attempt, or the job's own error."""
+        from treadle import jobs
+
+        noted = context["task_state_store"].get(NOTE)
+        if not isinstance(noted, dict) or not event or event.get("ref") != noted["ref"]:
+            raise AirflowFailException(
+                f"{self.stage}: the event that resumed this task is not of its job; clear the task to look again"
+            )
+        ref = jobs.JobRef.from_json(str(noted["ref"]))
+        with self.opened(context) as session:
+            settled = self._settled(session, ref, event)
+            if isinstance(settled, jobs.JobRef):
+                settled = self._wait(context, session, settled, _seconds(noted["deadline"]))
+            context["task_state_store"].delete(NOTE)
+            return self.finished(context, session, settled)
+
+    def _settled(self, session: Session, ref: JobRef, event: dict[str, Any]) -> Record | JobRef:
+        from treadle import jobs
+
+        if event.get("timed_out"):
+            jobs.cancel(ref)
+            raise AirflowFailException(f"{self.stage}: {ref} took longer than job_timeout; it was cancelled")
+        settled = jobs.settle(session, ref)
+        if isinstance(settled, jobs.JobRef) and settled != ref:
+            self.log.info("attempt %s: %s", settled.attempt, settled)
+        return settled
+
+    def finished(self, context: Context, session: Session, record: Record) -> Json:
+        """What the task returns."""
+        raise NotImplementedError
+
+    def on_kill(self) -> None:
+        """Cancels the job when the task is killed while a worker waits for it."""
+        if self._running is not None:
+            from treadle import jobs
+
+            jobs.cancel(self._running)
+
+
+def _seconds(noted: object) -> float | None:
+    return float(noted) if isinstance(noted, (int, float)) else None

@@ -1,0 +1,1 @@
+"""Triggers: how tasks wait without a worker."""
