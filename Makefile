@@ -12,7 +12,7 @@ endif
 UV := $(BIN)/uv pip install -q -p $(BIN)/python -c constraints.txt
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-all install lint types contracts check stats bench clean
+.PHONY: help demo airflow dagster test test-all install lint types contracts check stats bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,13 +27,29 @@ $(VENV)/.demo: $(BIN)/uv pyproject.toml constraints.txt
 	@$(UV) -e ".[demo]"
 	@touch $@
 
+$(VENV)/.airflow: $(BIN)/uv pyproject.toml constraints.txt
+	@echo "installing Airflow and what the loops need into $(VENV) ..." >&2
+	@$(UV) -e ".[demo,airflow]"
+	@touch $@
+
+$(VENV)/.dagster: $(BIN)/uv pyproject.toml constraints.txt
+	@echo "installing Dagster and what the loops need into $(VENV) ..." >&2
+	@$(UV) -e ".[demo,dagster]"
+	@touch $@
+
 $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
 	@echo "installing what the tests need into $(VENV) ..." >&2
 	@$(UV) -e ".[dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.airflow $(VENV)/.dagster
 
 demo: $(VENV)/.demo ## Turn the wheel through a year of flights, and print the table of the year
 	@$(BIN)/python docs/demo.py
+
+airflow: $(VENV)/.airflow ## Start a real Airflow with the flights loop, on this machine alone
+	@$(BIN)/python docs/airflow_demo.py
+
+dagster: $(VENV)/.dagster ## Start a real Dagster with the flights loop, on this machine alone
+	@$(BIN)/python docs/dagster_demo.py
 
 test: $(VENV)/.dev ## Run the tests
 	@$(BIN)/python -m pytest -q -m "not slow"
@@ -43,7 +59,7 @@ test-all: $(VENV)/.dev ## Run the tests that need real servers or minutes, too
 
 install: $(BIN)/uv ## Put everything into the virtual environment, orchestrators included
 	@$(UV) -e ".[dev,airflow,dagster]"
-	@touch $(VENV)/.dev $(VENV)/.demo
+	@touch $(VENV)/.dev $(VENV)/.demo $(VENV)/.airflow $(VENV)/.dagster
 
 lint: $(VENV)/.dev ## Style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -58,7 +74,7 @@ stats: $(VENV)/.dev ## Measure the gate's rates of false promotion, and its powe
 	@$(BIN)/python benchmarks/gate_rates.py
 
 bench: $(VENV)/.dev ## Measure overheads side by side
-	@for script in overhead serving; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@for script in overhead serving airflow_parse dagster_load; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean: ## Remove the virtual environment and the demo's store
-	@rm -rf $(VENV) .treadle loops/.treadle
+	@rm -rf $(VENV) .treadle .dagster loops/.treadle

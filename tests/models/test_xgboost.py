@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from treadle import spec
-from treadle.errors import UserError
+from treadle.errors import DataRefused, UserError
 from treadle.models import get_flavour, load_predictor
 from treadle.models.predictor import FitTask, MemoryCheckpoints
 from treadle.models.xgboost import XGBoostFlavour
@@ -197,3 +197,11 @@ def test_contributions_and_bias_add_up_to_the_margin():
     margin = np.log(predictor.predict(x) / (1 - predictor.predict(x)))
     rest = margin - predictor.contributions(x).sum(axis=1)
     assert np.ptp(rest) < 1e-4
+
+
+def test_contributions_of_an_infinite_number_are_refused_by_column_and_row():
+    predictor = XGBoostFlavour().fit(work(rounds=3))
+    x = make_sample("binary").x[:4].copy()
+    x[2, 1] = np.inf
+    with pytest.raises(DataRefused, match=r"infinite(?s:.)*hour: inf in row 3"):
+        predictor.contributions(x)
