@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ print(json.dumps({{stage: record.model_dump(mode="json") for stage, record in fo
 NAMES = "numpy scipy pandas pyarrow duckdb ibis feast mlflow xgboost sklearn great_expectations sqlglot"
 
 
+@pytest.mark.slow
 def test_a_caller_without_any_library_gets_the_records_and_bytes_of_a_run_in_process(
     turned: tuple[Wheel, treadle.Run], wheel: Wheel, tmp_path: Path
 ) -> None:
@@ -333,7 +335,11 @@ def test_ctrl_c_cancels_the_job(undisturbed: tuple[Wheel, Record], tmp_path: Pat
     wheel = copy_of(undisturbed[0], tmp_path / "copy")
     args = [str(TREADLE), "run", str(wheel.path), "--as-of", SECOND, "--to", "train", "--pool", "train=local",
             "--store", str(wheel.store), "--by", "ann"]  # fmt: skip
-    with subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as client:
+    # A shell's background jobs, these tests perhaps among them, ignore the signal, and so would their children.
+    asked = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=asked
+    ) as client:
         assert client.stderr is not None
         next(line for line in client.stderr if line.startswith("train: round"))
         client.send_signal(signal.SIGINT)

@@ -1,0 +1,1 @@
+"""The drop-in code location: every loop in `loops/` as Dagster assets."""
