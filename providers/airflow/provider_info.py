@@ -13,11 +13,7 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Keeps machine-learning models alive: every loop file becomes DAGs that prepare, train, judge,"
         " release, deploy, watch and retrain.",
         "integrations": [
-            {
-                "integration-name": "treadle",
-                "external-doc-url": "https://pypi.org/project/treadle/",
-                "tags": ["software"],
-            }
+            {"integration-name": "treadle", "tags": ["software"]},
         ],
         "operators": [
             {
