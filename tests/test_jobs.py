@@ -569,6 +569,7 @@ def test_an_input_of_another_loop_is_refused(turned: tuple[Wheel, treadle.Run], 
 
 
 def test_work_that_is_asked_to_end_goes_on_to_its_next_checkpoint() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted), ends_when_asked(30):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         reached = sum(range(1000))
@@ -576,7 +577,7 @@ def test_work_that_is_asked_to_end_goes_on_to_its_next_checkpoint() -> None:
         stop_if_asked()
         raise AssertionError("it went on")
     stop_if_asked()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_work_without_checkpoints_ends_when_patience_does() -> None:

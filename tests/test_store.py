@@ -96,6 +96,7 @@ class Overwriting(LocalStore):
     def create(self, path: str, data: bytes) -> bool:
         if self.exists(path):
             return False
+        time.sleep(0.01)  # as long as a write over a network takes
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +34,10 @@ def dump(estimator: Any) -> bytes:
     Raises:
         TypeError: It holds something that skops can't write.
     """
-    data = _skops().dumps(estimator)
+    with warnings.catch_warnings():
+        # skops looks for functions in every module that is loaded; what these warn of is not about the estimator.
+        warnings.simplefilter("ignore")
+        data = _skops().dumps(estimator)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = json.loads(archive.read("schema.json"))
         files: dict[str, str] = {}
