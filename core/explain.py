@@ -5,19 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from treadle.commit import all_records
-from treadle.records import KINDS, Json, Record
+from treadle.records import RECORD_OF, Json, Record
 from treadle.session import Session
-
-_STAGE_OF = {
-    "snapshot": "prepare",
-    "features": "featurize",
-    "candidate": "train",
-    "verdict": "evaluate",
-    "release": "release",
-    "deployment": "deploy",
-    "drift_report": "monitor",
-    "retrain_decision": "retrain",
-}
 
 
 def explain_cache(session: Session) -> list[Json]:
@@ -28,9 +17,9 @@ def explain_cache(session: Session) -> list[Json]:
         `name_before` (as people call the two), and `changed`, a list of {`part`, `before`, `now`}.
     """
     explained = []
-    for kind, stage in _STAGE_OF.items():
+    for stage, kind in RECORD_OF.items():
         made = sorted(
-            all_records(session.store, KINDS[kind], session.loop.name),
+            all_records(session.store, kind, session.loop.name),
             key=lambda record: (record.notes.get("made_at", ""), record.id),
         )
         if made:

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 from treadle.commit import all_records, find_record, lost_blobs
 from treadle.errors import StoreError, UserError
-from treadle.records import KINDS, STAGE_OF, Candidate, FeatureSet, Record, Snapshot
+from treadle.records import RECORD_OF, Candidate, FeatureSet, Record, Snapshot
 from treadle.redaction import redacted
 from treadle.session import Session
-
-KIND_OF = {stage: KINDS[kind] for kind, stage in STAGE_OF.items()}
 
 
 def given_records(session: Session, inputs: Mapping[str, str]) -> dict[str, Record]:
@@ -22,14 +20,14 @@ def given_records(session: Session, inputs: Mapping[str, str]) -> dict[str, Reco
     """
     found = {}
     for stage, id_ in inputs.items():
-        if stage not in KIND_OF:
-            raise UserError(f"inputs: {stage!r} is no stage; the stages are: {', '.join(KIND_OF)}")
+        if stage not in RECORD_OF:
+            raise UserError(f"inputs: {stage!r} is no stage; the stages are: {', '.join(RECORD_OF)}")
         found[stage] = _given(session, stage, id_)
     return found
 
 
 def _given(session: Session, stage: str, id_: str) -> Record:
-    kind, loop = KIND_OF[stage], session.loop.name
+    kind, loop = RECORD_OF[stage], session.loop.name
     record = find_record(session.store, kind, loop, id_) if id_.replace(".", "").isalnum() else None
     if record is None:
         raise UserError(

@@ -16,7 +16,6 @@ from typing import Self
 
 from treadle.commit import get_record
 from treadle.errors import Fault, JobFailed, SpecError, Transient
-from treadle.given import KIND_OF
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
@@ -33,7 +32,7 @@ from treadle.job_file import (
     read_result,
 )
 from treadle.loop import Loop
-from treadle.records import Part, Record
+from treadle.records import RECORD_OF, Part, Record
 from treadle.redaction import redacted
 from treadle.session import Session
 from treadle.wire import error_from_json
@@ -223,7 +222,7 @@ def _record_of(session: Session, ref: JobRef, result: Result) -> Record:
     if result.error is not None:
         raise error_from_json(result.error)
     told = result.record or {}
-    record = get_record(session.store, KIND_OF[ref.stage], ref.loop, told["id"])
+    record = get_record(session.store, RECORD_OF[ref.stage], ref.loop, told["id"])
     session.reused[ref.stage] = result.reused
     session.warnings += [words for words in result.warnings if words not in session.warnings]
     return record

@@ -386,26 +386,18 @@ class RetrainDecision(Record):
         return ("due", "trigger", "why")
 
 
-KINDS: dict[str, type[Record]] = {
-    record.kind: record
-    for record in (
-        Snapshot,
-        FeatureSet,
-        Candidate,
-        Verdict,
-        Release,
-        Deployment,
-        DriftReport,
-        RetrainDecision,
-    )
+RECORD_OF: dict[str, type[Record]] = {
+    "prepare": Snapshot,
+    "featurize": FeatureSet,
+    "train": Candidate,
+    "evaluate": Verdict,
+    "release": Release,
+    "deploy": Deployment,
+    "monitor": DriftReport,
+    "retrain": RetrainDecision,
 }
-STAGE_OF = dict(
-    zip(
-        KINDS,
-        ("prepare", "featurize", "train", "evaluate", "release", "deploy", "monitor", "retrain"),
-        strict=True,
-    )
-)
+KINDS = {record.kind: record for record in RECORD_OF.values()}
+STAGE_OF = {record.kind: stage for stage, record in RECORD_OF.items()}
 
 
 def record_id(kind: str, loop: str, key: Json) -> str:
