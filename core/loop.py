@@ -38,6 +38,7 @@ class Loop(spec.Section):
     monitor: spec.Monitor | None = None
     retrain: spec.Retrain | None = None
     pools: dict[str, str] = {}
+    budget: spec.Budget | None = None
     retry: spec.Retry = spec.Retry()
     tracking: spec.Tracking = spec.Tracking()
     ignore: dict[str, str] = {}

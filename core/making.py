@@ -79,7 +79,7 @@ def make(
         session.say(f"{stage} ...")
         started = time.monotonic()
         with scratch_folder() as scratch:
-            context = Context(loop, as_of, session.store, session.log, scratch, session.say)
+            context = Context(loop, as_of, session.store, session.log, scratch, session.say, session.device)
             outcome = _with_retries(session, stage, lambda: work(context))
             record = _commit(session, kind, loop, as_of, key, outcome, time.monotonic() - started)
         session.say(f"{stage}: {record!r} in {time.monotonic() - started:.1f} s")

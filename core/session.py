@@ -36,6 +36,7 @@ class Session:
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     first_stage: str = "prepare"
     notes: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def warn(self, words: str) -> None:
         """Something to be said at the end of a run, too."""

@@ -146,8 +146,22 @@ class EarlyStopping(Section):
     newest: Duration = timedelta(days=7)
 
 
+class Tune(Section):
+    """A search for params before the training: `trials` by Optuna, each judged by the loss on the newest rows.
+
+    `space` gives, by param, a list of choices, or `{low: , high: }` with `log: true` or `int: true`.
+    """
+
+    trials: Count = 20
+    space: dict[str, Any] = Field(min_length=1)
+
+
 class Train(Section):
-    """Which flavour learns, and how."""
+    """Which flavour learns, and how.
+
+    `workers` is over how many processes a fit is spread; with more than one the bytes may be others, so it is part of
+    the recipe. `init_from` is where the weights to start from are: a path, or `blob:` and a hash of the store.
+    """
 
     flavour: str = "xgboost"
     task: Task = "binary"
@@ -157,6 +171,9 @@ class Train(Section):
     checkpoint_every: Count = 25
     seed: int = 0
     threads: Count = 2
+    workers: Count = 1
+    init_from: str | None = None
+    tune: Tune | None = None
     hook: str | None = None
     trust: Literal["none", "pickle"] = "none"
 
@@ -249,3 +266,10 @@ class Tracking(Section):
     """The MLflow server; left out means `MLFLOW_TRACKING_URI`, else SQLite beside the store."""
 
     uri: str | None = None
+
+
+class Budget(Section):
+    """What the loop's jobs may cost in a calendar month of UTC, in US dollars; `enforce: false` only warns."""
+
+    monthly: float = Field(gt=0)
+    enforce: bool = True

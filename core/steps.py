@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 def key_context(session: Session, loop: Loop | None = None, as_of: datetime | None = None) -> Context:
     """A context for `key` functions, which write nothing."""
     return Context(
-        loop or session.loop, as_of or session.as_of, session.store, session.log, Path(), session.say
+        loop or session.loop,
+        as_of or session.as_of,
+        session.store,
+        session.log,
+        Path(),
+        session.say,
+        session.device,
     )
 
 

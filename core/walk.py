@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from treadle.errors import UserError
-from treadle.given import given_records
 from treadle.hardware.pools import Pool
 from treadle.jobs import pool_of, run_on_pool
+from treadle.jobs.given import given_records
 from treadle.records import STAGE_OF, Record
 from treadle.session import Session
 from treadle.stages import STAGES

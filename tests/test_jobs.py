@@ -33,8 +33,8 @@ from treadle.errors import (
 )
 from treadle.hardware.backend import Status
 from treadle.hardware.pools import Pool
-from treadle.job_file import newest_attempt, read_job, read_result
 from treadle.jobs import JobRef
+from treadle.jobs.file import newest_attempt, read_job, read_result
 from treadle.preemption import Preempted, ends_when_asked, stop_if_asked
 from treadle.records import Record
 from treadle.runner import run_session
@@ -457,7 +457,7 @@ def test_another_interpreter_runs_the_stage(wheel: Wheel, tmp_path: Path) -> Non
 def test_another_version_of_treadle_is_refused_by_both_names(
     wheel: Wheel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("treadle.job_file.treadle_version", lambda: "99.1")
+    monkeypatch.setattr("treadle.jobs.file.treadle_version", lambda: "99.1")
     with pytest.raises(UserError, match=r"submitted by treadle 99\.1, and .* has \d"):
         jobs.run_on_pool(wheel.session(FIRST), "train", LOCAL, features_at(wheel, FIRST))
 

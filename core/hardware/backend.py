@@ -52,6 +52,9 @@ class JobSpec:
         image: The container image, for backends that run images.
         max_seconds: The time limit, counted from the start of the command.
         grace_s: Seconds between SIGTERM and SIGKILL when the job must end.
+        workers: How many machines, or shares of one, each with `resources`; a backend with one machine refuses more.
+        spot: Whether a cheaper machine that may be taken away will do.
+        role: Whom the job acts as at its place: a cloud's role or a service account.
         labels: For whoever looks at the backend.
     """
 
@@ -62,6 +65,9 @@ class JobSpec:
     resources: Resources = Resources()
     max_seconds: float | None = None
     grace_s: float = 30
+    workers: int = 1
+    spot: bool = False
+    role: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -126,6 +132,7 @@ class Status(Section):
         started: Seconds since 1970; None while it waits.
         ended: Seconds since 1970; None before the end.
         node: The machine.
+        billed_seconds: What the place says it bills, where it does; with spot it may be less than the time.
     """
 
     state: State
@@ -134,6 +141,7 @@ class Status(Section):
     started: float | None = None
     ended: float | None = None
     node: str = ""
+    billed_seconds: float | None = None
 
     @property
     def is_over(self) -> bool:

@@ -185,6 +185,8 @@ def _refuse_what_is_not_here(pool: Pool, job: JobSpec) -> None:
         raise UserError(f"the pool {pool.name} names an image; the local backend runs none. Name python.")
     if pool.spot:
         raise UserError(f"the pool {pool.name} asks for spot machines; the local backend has only this one.")
+    if pool.region or pool.roles:
+        raise UserError(f"the pool {pool.name} names a region or roles; the local backend has neither.")
     for option in sorted(set(pool.options) - _OPTIONS):
         known = ", ".join(sorted(_OPTIONS))
         raise UserError(f"the pool {pool.name}: the local backend has no option {option!r}; known: {known}")

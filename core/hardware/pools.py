@@ -53,7 +53,12 @@ class Pool(Section):
     memory_gib: float | None = Field(default=None, gt=0)
     image: str | None = None
     python: str | None = None
+    instance_type: str | None = None
+    region: str | None = None
+    price: float | None = Field(default=None, ge=0)
     spot: bool = False
+    roles: dict[str, str] = {}
+    hours: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")
     max_seconds: Count | None = None
     max_jobs: Count | None = None
     env: dict[str, str] = {}

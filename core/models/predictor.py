@@ -129,6 +129,8 @@ class FitTask:
         checkpoints: Where to keep what there is so far.
         report: Takes a round (from 0) and its metrics, once for each round in order, restored ones too.
         hook: What `train.hook` names, for flavours that take one.
+        device: What kind of accelerator the stage has: cpu, gpu, trainium or inferentia.
+        init: The file with the weights to start from, for `train.init_from`.
     """
 
     train: spec.Train
@@ -143,6 +145,8 @@ class FitTask:
     checkpoints: Checkpoints
     report: Report
     hook: Callable[..., Any] | None = None
+    device: str = "cpu"
+    init: Path | None = None
 
 
 class Flavour(Protocol):

@@ -29,6 +29,7 @@ class Context:
         log: The release log of the track, for reading.
         scratch: A folder for temporary files, removed when the stage ends.
         say: Takes one line of progress.
+        device: What kind of accelerator the stage has: cpu, gpu, trainium or inferentia.
     """
 
     loop: Loop
@@ -37,6 +38,7 @@ class Context:
     log: ReleaseLog
     scratch: Path
     say: Callable[[str], None]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

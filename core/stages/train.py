@@ -52,7 +52,7 @@ def key(context: Context, features: FeatureSet) -> Json:
         "trained_through": format_instant(trained_through),
         "flavour": loop.train.flavour,
         "library": libraries_of(loop),
-        "device": "cpu",
+        "device": context.device,
         "precision": "float32",
         "reference_sample": _sample_size(loop),
     }
@@ -245,6 +245,7 @@ def _fit_task(context: Context, rows: Rows, progress: Progress) -> FitTask:
         checkpoints=progress,
         report=progress.report,
         hook=load_hook(context.loop, hook, "train.hook") if hook else None,
+        device=context.device,
     )
 
 

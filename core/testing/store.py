@@ -175,7 +175,9 @@ class StoreSuite:
         names = shared.list("many")
         for name in names:
             assert shared.read(f"many/{name}") == b"%08d" % int(name) * 250_000
-        assert shared.create(f"many/{len(names)}", b"%08d" % len(names) * 250_000) is True
+        # A server may still finish the dead writer's last request: then it has the name, and the whole content.
+        following, content = f"many/{len(names)}", b"%08d" % len(names) * 250_000
+        assert shared.create(following, content) or shared.read(following) == content
 
     def test_the_probe_lets_it_pass(self, store: Store) -> None:
         """Twice, leaving one note behind."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from treadle.cli.tables import print_fields, print_table, wrapped
 from treadle.records import Candidate, Verdict
 from treadle.review import CRITERIA, Review, criteria_rows, interval_share, is_group
-from treadle.tables import print_fields, print_table, wrapped
 from treadle.words import counted, moment, short
 
 _ASKED = {

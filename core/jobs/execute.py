@@ -20,7 +20,7 @@ from treadle.errors import Refusal, TreadleError, UserError
 from treadle.hardware.backend import FAILED_EXIT, PREEMPTED_EXIT, REFUSED_EXIT, USER_ERROR_EXIT
 from treadle.hardware.devices import devices_seen, missing_devices
 from treadle.hardware.pools import IN_PROCESS
-from treadle.job_file import JobFile, Result, laid_out, open_job, read_result, treadle_version, write_result
+from treadle.jobs.file import JobFile, Result, laid_out, open_job, read_result, treadle_version, write_result
 from treadle.loop import Loop
 from treadle.preemption import Preempted, ends_when_asked
 from treadle.records import Json
@@ -109,7 +109,7 @@ class _Work:
             loop, as_of=file.as_of, store=self.store, track=file.track, who=file.who, say=self.say
         )
         session.first_stage = file.first_stage
-        session.notes = _notes(file)
+        session.notes, session.device = _notes(file), file.pool.kind
         here = {file.stage: IN_PROCESS}
         run = run_session(session, start=file.stage, to=file.stage, inputs=file.inputs, pools=here)
         record = run[file.stage]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from treadle.commands import AsJson, LoopFile, StoreUri, Track, command, print_json, session_of
+from treadle.cli.base import AsJson, LoopFile, StoreUri, Track, command, print_json, session_of
 from treadle.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def status(
     if as_json:
         print_json(found)
     else:
-        from treadle.tables import print_status
+        from treadle.cli.tables import print_status
 
         print_status(found)
 
@@ -68,7 +68,7 @@ def history(
         if as_json:
             print_json({"at": at, "champion": found})
         else:
-            from treadle.tables import print_champion
+            from treadle.cli.tables import print_champion
 
             print_champion(at, found)
         return
@@ -76,7 +76,7 @@ def history(
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in entries])
     else:
-        from treadle.tables import print_history
+        from treadle.cli.tables import print_history
 
         print_history(entries)
 
@@ -88,7 +88,7 @@ def _show_verdict(session: Session, which: str, as_json: bool) -> None:
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        from treadle.review_table import print_review
+        from treadle.cli.review_table import print_review
 
         print_review(session.track, review(session, found))
 
@@ -107,6 +107,6 @@ def explain_cache(path: LoopFile, store: StoreUri = None, as_json: AsJson = Fals
     if as_json:
         print_json(explained)
     else:
-        from treadle.tables import print_explained
+        from treadle.cli.tables import print_explained
 
         print_explained(explained)

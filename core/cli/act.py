@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from treadle.commands import (
+from treadle.cli.base import (
     ActAt,
     AsJson,
     By,

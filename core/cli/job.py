@@ -6,7 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
-from treadle.commands import command, say
+from treadle.cli.base import command, say
 
 
 @command("job")
@@ -21,8 +21,8 @@ def job(
     Example: treadle job s3://bucket/store/jobs/flights/KEY/1.job.json
     """
     from treadle.errors import TreadleError, UserError
-    from treadle.execute import execute
     from treadle.hardware.backend import FAILED_EXIT, USER_ERROR_EXIT
+    from treadle.jobs.execute import execute
     from treadle.reporting import telling
 
     try:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from treadle import act_commands, job_commands, look_commands
-from treadle.commands import (
+from treadle.cli import act, job, look
+from treadle.cli.base import (
     AsJson,
     AsOf,
     By,
@@ -32,7 +32,7 @@ from treadle.commands import (
 if TYPE_CHECKING:
     from treadle.session import Run
 
-__all__ = ["act_commands", "app", "job_commands", "look_commands", "main"]
+__all__ = ["act", "app", "job", "look", "main"]
 
 
 @command("init")
@@ -148,7 +148,7 @@ def run(
     if as_json:
         print_json(_plain(result))
     else:
-        from treadle.tables import print_run
+        from treadle.cli.tables import print_run
 
         print_run(result)
     return _exit_code(result)
@@ -197,7 +197,7 @@ def monitor(
     if as_json:
         print_json({**_plain(looked), **(_plain(turned) if turned else {})})
     else:
-        from treadle.tables import print_run
+        from treadle.cli.tables import print_run
 
         for result in (looked, turned):
             if result is not None:
@@ -294,7 +294,7 @@ def materialize(
 
 def _progress() -> Any:
     """A sink for lines of progress on standard error: the running stage with its time where a person looks."""
-    from treadle.tables import progress
+    from treadle.cli.tables import progress
 
     return progress()
 

@@ -19,7 +19,7 @@ from treadle.errors import Fault, JobFailed, SpecError, Transient
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
-from treadle.job_file import (
+from treadle.jobs.file import (
     Attempt,
     JobFile,
     Result,
@@ -147,6 +147,9 @@ def _submitted(session: Session, backend: Backend, pool: Pool, file: JobFile) ->
         resources=pool.resources(),
         max_seconds=pool.max_seconds,
         grace_s=_grace_s(backend, pool),
+        workers=session.loop.train.workers if file.stage == "train" else 1,
+        spot=pool.spot,
+        role=pool.roles.get(file.stage, pool.roles.get("default")),
         labels={
             **session.loop.tags,
             **pool.tags,
