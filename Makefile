@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 # uv reads its own settings only: hand it pip's.
 ifdef PIP_INDEX_URL
@@ -51,8 +52,8 @@ airflow: $(VENV)/.airflow ## Start a real Airflow with the flights loop, on this
 dagster: $(VENV)/.dagster ## Start a real Dagster with the flights loop, on this machine alone
 	@$(BIN)/python docs/dagster_demo.py
 
-test: $(VENV)/.dev ## Run the tests
-	@$(BIN)/python -m pytest -q -m "not slow"
+test: $(VENV)/.dev ## Run the tests, WORKERS files at a time
+	@$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.dev ## Run the tests that need real servers or minutes, too
 	@$(BIN)/python -m pytest -q

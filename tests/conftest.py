@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
 
 import pytest
 import treadle
@@ -15,6 +17,7 @@ def jobs_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """Jobs on local pools leave their files where the tests end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TREADLE_JOBS", str(tmp_path_factory.mktemp("jobs")))
+        patch.setenv("COLUMNS", "120")  # whatever terminal the tests are started from
         yield
 
 
@@ -31,19 +34,36 @@ def wheel(turned: tuple[Wheel, treadle.Run], tmp_path: Path) -> Wheel:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The address of an S3 server on the loopback with one bucket, `treadle`."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+    """The address of an S3 server on the loopback with one bucket, `treadle`.
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
+    One request at a time: unlike S3, moto alone now and then lets two conditional writes at once both succeed.
+    """
+    import boto3
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    application, turn = DomainDispatcherApplication(create_backend_app), Lock()
+
+    def in_turn(environ: Any, start_response: Any) -> Any:
+        with turn:
+            return application(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, in_turn, threaded=True, request_handler=MotoRequestHandler)
+    serving = Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    address = f"http://127.0.0.1:{server.server_port}"
     keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
     client = boto3.client("s3", endpoint_url=address, **keys)
     client.create_bucket(Bucket="treadle")
     client.close()
     yield address
-    server.stop()
+    server.shutdown()
+    serving.join()
+    server.server_close()
 
 
 @pytest.fixture

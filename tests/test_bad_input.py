@@ -325,7 +325,7 @@ def run_with_little_room(wheel: Wheel, limit: int) -> None:
     wheel.run(SECOND)
 
 
-@pytest.mark.parametrize("limit", [200, 40_000, 900_000])
+@pytest.mark.parametrize("limit", [200, 40_000, pytest.param(900_000, marks=pytest.mark.slow)])
 def test_disk_without_room_is_told_and_the_next_run_finishes(
     wheel: Wheel, turned: tuple[Wheel, treadle.Run], limit: int
 ) -> None:

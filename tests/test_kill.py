@@ -131,6 +131,7 @@ def test_training_goes_on_from_its_checkpoint(wheel: Wheel, undisturbed: dict[st
     assert again.notes["rounds_trained"] == 10  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_kill_between_proposal_and_hold_still_holds(wheel: Wheel) -> None:
     wheel.edit("orders.yaml", "monitor:", "approval: manual\nmonitor:")
     lenient(wheel)
@@ -182,6 +183,7 @@ def wait_for(there: Callable[[], bool], process: subprocess.Popen[str], seconds:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_console_command_killed_in_training_is_finished_by_the_next(
     wheel: Wheel, undisturbed: dict[str, tuple[str, str]]
 ) -> None:

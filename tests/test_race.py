@@ -16,6 +16,7 @@ from treadle.store import LocalStore
 from wheel import FIRST, SECOND, THIRD, Wheel, copy_of, ids, lenient, new_wheel
 
 
+@pytest.mark.slow
 def test_four_runs_at_once_in_a_fresh_store_make_one_champion(
     turned: tuple[Wheel, treadle.Run], tmp_path: Path
 ) -> None:
