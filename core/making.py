@@ -13,6 +13,7 @@ from treadle.clock import format_instant
 from treadle.commit import commit_record, find_record, lost_blobs, make_record
 from treadle.errors import StoreError, Transient, TreadleError, UserError
 from treadle.identity import digest_of
+from treadle.jobs.cost import costed
 from treadle.leases import lease
 from treadle.loop import Loop
 from treadle.records import Json, Record, record_id
@@ -96,6 +97,7 @@ def _commit(
     results = dict(outcome.results)
     digest = outcome.digest or digest_of({"results": results, "blobs": blobs})
     made = {"made_at": format_instant(datetime.now(UTC)), "seconds": round(seconds, 3), "by": session.who}
+    told = session.measured(outcome) if session.measured else session.notes
     record = make_record(
         kind,
         loop=loop.name,
@@ -104,7 +106,7 @@ def _commit(
         digest=digest,
         results=results,
         blobs=dict(sorted(blobs.items())),
-        notes={**made, **session.notes, **outcome.notes},
+        notes={**made, **costed(told), **outcome.notes},
     )
     return commit_record(session.store, record)
 

@@ -55,6 +55,7 @@ def run(
     who: str | None = None,
     say: Callable[[str], None] | None = None,
     pools: Mapping[str, str] | None = None,
+    over_budget: bool = False,
 ) -> Run:
     """Turns the wheel once: every stage from `start` to `to`, what exists reused.
 
@@ -68,12 +69,14 @@ def run(
         who: Who asks; defaults to `TREADLE_USER`, else the login name.
         say: Takes lines of progress.
         pools: Pool by stage, in place of what the loop's `pools` say; `none` means this process.
+        over_budget: Whether jobs may go beyond the loop's budget; their records say who wanted it.
 
     Raises:
         UserError, Refusal, StoreError, Transient: see `treadle.errors`; production keeps what it had.
     """
     _check_stages(start, to)
     session = open_session(loop, as_of=as_of, store=store, track=track, who=who, say=say)
+    session.over_budget = over_budget
     return run_session(session, start=start, to=to, pools=pools)
 
 
@@ -183,12 +186,14 @@ def watch(
     who: str | None = None,
     say: Callable[[str], None] | None = None,
     pools: Mapping[str, str] | None = None,
+    over_budget: bool = False,
 ) -> Run:
     """Looks at the newest window and applies the retrain policy; a retrain that is due enters the log.
 
     Arguments and errors are those of `run`. A loop that has no `retrain` section is only monitored.
     """
     session = open_session(loop, as_of=as_of, store=store, track=track, who=who, say=say)
+    session.over_budget = over_budget
     walk = Walk(session, _MAKERS, pools=pools)
     stages = ("monitor", "retrain") if loop.retrain is not None else ("monitor",)
     return _run_of(session, {stage: walk.record(stage) for stage in stages})

@@ -16,6 +16,7 @@ from treadle.store import Store, fetch_blob
 
 if TYPE_CHECKING:
     from treadle.data.online import OnlineReader, RowRefused
+    from treadle.serving.batch_ray import RaySpread
     from treadle.serving.by_entity import EntityJoin
 
 
@@ -26,6 +27,7 @@ def score_file(
     *,
     keep: Sequence[str] = (),
     allow_gaps: bool = False,
+    workers: int | None = None,
 ) -> Json:
     """Scores a Parquet or CSV file with the champion of the session's `as_of`, batch by batch.
 
@@ -36,6 +38,8 @@ def score_file(
         keep: More columns of the source to carry over.
         allow_gaps: Let values of views that are absent, or older than their TTL, count as missing; else a row
             without one is refused, as a request is.
+        workers: Over how many processes Ray spreads the work; left out, `train.workers` of the loop. The output
+            is the same for any number.
 
     Returns:
         `rows`, `candidate` (digest), `output`; `unseen`, by feature the rows with a category that the model never
@@ -43,6 +47,7 @@ def score_file(
 
     Raises:
         UserError: No champion, or the file lacks what is needed or has what nobody reads; names file, column, row.
+        MissingPackage: Several workers, and Ray is not installed. Transient: A worker was lost.
     """
     from treadle.models import load_candidate
     from treadle.serving.batch import predict_file
@@ -64,6 +69,7 @@ def score_file(
         joins.append(_entity_join(session, candidate, allow_gaps))
         return joins[0]
 
+    spread = _spread(session, candidate, allow_gaps, workers or session.loop.train.workers)
     scored = predict_file(
         predictor,
         source,
@@ -72,9 +78,10 @@ def score_file(
         join=join,
         keep=[*(name for name in named if name), *keep],
         ignore=[name for name in about if name],
+        spread=spread,
     )
     unseen = {name: count for name, count in scored.unseen.items() if count}
-    gaps = dict(joins[0].gaps) if joins else {}
+    gaps = dict(spread.gaps) if spread else dict(joins[0].gaps) if joins else {}
     for name, count in unseen.items():
         session.say(
             f"{counted(count, 'row')}: {name} is a category that the model never saw; it counts as missing"
@@ -90,6 +97,32 @@ def score_file(
         "unseen": unseen,
         "gaps": gaps,
     }
+
+
+def _spread(session: Session, candidate: Candidate, allow_gaps: bool, workers: int) -> RaySpread | None:
+    """What scores on several workers; None for one."""
+    if workers == 1:
+        return None
+    from treadle.models.loop_parcel import pack_loop
+    from treadle.recipe import restore_loop
+    from treadle.serving.batch_ray import JoinParcel, ModelParcel, RaySpread
+
+    trust = session.loop.train.trust
+    loop = restore_loop(session.store, candidate, session.loop)
+    needs_code = ":" in candidate.flavour or trust != "none"
+    files = {
+        name.removeprefix("model/"): fetch_blob(session.store, sha256).read_bytes()
+        for name, sha256 in candidate.blobs.items()
+        if name.startswith("model/")
+    }
+    model = ModelParcel(files, trust, pack_loop(loop, "train") if needs_code else None)
+
+    def join() -> JoinParcel:
+        made = _entity_join(session, candidate, allow_gaps)
+        parcel = pack_loop(loop, "prepare", "featurize")
+        return JoinParcel(parcel, session.store.uri, made.plan, made.snapshot(), allow_gaps)
+
+    return RaySpread(workers, model, join)
 
 
 def _entity_join(session: Session, candidate: Candidate, allow_gaps: bool) -> EntityJoin:

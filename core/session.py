@@ -23,7 +23,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Session:
-    """One run of a loop at one `as_of` on one track."""
+    """One run of a loop at one `as_of` on one track.
+
+    Attributes:
+        notes: What the records that this session makes say of where they were made.
+        measured: Gives the notes of a record that is about to be committed, from the stage's outcome, where they hold
+            more than `notes`: what the work took.
+    """
 
     loop: Loop
     as_of: datetime
@@ -36,7 +42,9 @@ class Session:
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     first_stage: str = "prepare"
     notes: dict[str, Any] = field(default_factory=dict)
+    measured: Callable[[Any], dict[str, Any]] | None = None
     device: str = "cpu"
+    over_budget: bool = False
 
     def warn(self, words: str) -> None:
         """Something to be said at the end of a run, too."""

@@ -6,6 +6,7 @@ A new field needs a default: ids hash a section without its defaults, so old ids
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -146,14 +147,60 @@ class EarlyStopping(Section):
     newest: Duration = timedelta(days=7)
 
 
+class Dimension(Section):
+    """What a search tries for one parameter: a list of choices, or numbers from `low` to `high`, both included.
+
+    `log` looks as closely at small numbers as at large ones; `int` leaves whole numbers only.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    int_: bool = Field(default=False, alias="int")
+    choices: tuple[Any, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, value: Any) -> Any:
+        return {"choices": value} if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Dimension:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log or self.int_:
+                raise ValueError("give either choices or low and high")
+            if len(self.choices) < 2 or any(
+                choice in self.choices[:i] for i, choice in enumerate(self.choices)
+            ):
+                raise ValueError(
+                    "choices are two or more different values; a single one stands in train.params"
+                )
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("give a list of choices, or both low and high")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"low and high are finite, not {self.low:g} and {self.high:g}")
+        if self.low >= self.high:
+            raise ValueError(
+                f"low {self.low:g} must be below high {self.high:g}; a single value stands in train.params"
+            )
+        if self.int_ and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"low {self.low:g} and high {self.high:g} must be whole numbers, as int is true")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low:g} must be above 0, as log is true")
+        return self
+
+
 class Tune(Section):
     """A search for params before the training: `trials` by Optuna, each judged by the loss on the newest rows.
 
-    `space` gives, by param, a list of choices, or `{low: , high: }` with `log: true` or `int: true`.
+    `space` gives, by param, a list of choices, or `{low: , high: }` with `log: true` or `int: true`. `newest` is how
+    much of the training rows judges, kept out of the trials' fitting: 7d; with early stopping it is its tail.
     """
 
     trials: Count = 20
-    space: dict[str, Any] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(min_length=1)
+    newest: Duration | None = None
 
 
 class Train(Section):

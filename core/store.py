@@ -6,6 +6,8 @@
 <uri>/logs/<loop>/<track>/<sequence>.json         the release log
 <uri>/leases/<name>/<n>.json                      who is at work on what
 <uri>/tombstones/<sha256>.json                    blobs deleted for good
+<uri>/jobs/<loop>/<key>/...                       stages as jobs on pools, and what they came to
+<uri>/costs/<loop>/...                            what jobs may cost and did cost
 <uri>/captures/<loop>/<track>/<candidate>/...     what the endpoint answered
 <uri>/checkpoints/<id>/...                        unfinished training
 <uri>/projections/<loop>/<track>/...              receipts of what MLflow and the online store were given

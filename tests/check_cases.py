@@ -327,6 +327,12 @@ CASES = [
         "pools.train",
         says="cpu",
     ),
+    Case(
+        "TR057",
+        file("policy.yaml", "required_tags: [team]\n", {"pools": {"train": "local"}}),
+        "pools.train",
+        says="'team'",
+    ),
     Case("TR055", {"retrain.schedule": "fortnightly"}, "retrain.schedule"),
     Case("TR056", {"monitor": None}, "retrain.on.0"),
     Case("TR101", {"gate.guard": {}, "gate.floor": {}}, "gate"),

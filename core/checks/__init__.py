@@ -9,6 +9,7 @@ MODULES = (
     "treadle.checks.sql_rules",
     "treadle.checks.feature_rules",
     "treadle.checks.model_rules",
+    "treadle.checks.pool_rules",
     "treadle.checks.gate_mistakes",
     "treadle.checks.watch_mistakes",
     "treadle.checks.house_mistakes",

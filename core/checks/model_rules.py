@@ -21,10 +21,12 @@ from treadle.stages import STAGES
 def bad_flavour(context: CheckContext) -> Iterator[Hit]:
     """Asks the flavour itself; imports no learning library."""
     from treadle.models import get_flavour
+    from treadle.models.tuning_space import search_problems
 
     train = context.loop.train
     try:
-        problems = get_flavour(train.flavour, context.loop).problems(train)
+        flavour = get_flavour(train.flavour, context.loop)
+        problems = [*flavour.problems(train), *search_problems(train, flavour)]
     except SpecError as error:
         yield from (
             Hit(f.field, f.problem, f.fix, f.file, f.line) for f in error.faults if f.field == "train.flavour"

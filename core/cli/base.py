@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _IN_ORDER = (
     *("init", "check", "run", "monitor", "status", "history", "approve", "reject", "rollback"),
     *("predict", "serve", "materialize", "explain-cache"),
+    *("pools", "jobs", "cost", "tune-pool", "job"),
 )
 
 
@@ -81,6 +82,10 @@ Overrides = Annotated[
 Pools = Annotated[
     list[str] | None,
     typer.Option("--pool", metavar="STAGE=NAME", help="Where a stage runs; none: in this process."),
+]
+
+OverBudget = Annotated[
+    bool, typer.Option("--over-budget", help="Submit jobs beyond the loop's budget; records say who did.")
 ]
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from treadle.cli import act, job, look
+from treadle.cli import act, cost, hardware, job, look
 from treadle.cli.base import (
     AsJson,
     AsOf,
     By,
     LoopFile,
+    OverBudget,
     Overrides,
     Pools,
     StoreUri,
@@ -32,7 +33,7 @@ from treadle.cli.base import (
 if TYPE_CHECKING:
     from treadle.session import Run
 
-__all__ = ["act", "app", "job", "look", "main"]
+__all__ = ["act", "app", "cost", "hardware", "job", "look", "main"]
 
 
 @command("init")
@@ -122,6 +123,7 @@ def run(
     store: StoreUri = None,
     track: Track = "production",
     by: By = None,
+    over_budget: OverBudget = False,
     as_json: AsJson = False,
 ) -> int:
     """Turn the wheel once; what exists is not done again.
@@ -144,6 +146,7 @@ def run(
             who=by,
             say=say,
             pools=where,
+            over_budget=over_budget,
         )
     if as_json:
         print_json(_plain(result))
@@ -175,6 +178,7 @@ def monitor(
         bool, typer.Option("--retrain", help="Run the loop at once if a retrain is due.")
     ] = False,
     pools: Pools = None,
+    over_budget: OverBudget = False,
     as_json: AsJson = False,
 ) -> int:
     """Look at the newest window; decide whether to retrain.
@@ -189,11 +193,11 @@ def monitor(
 
     loop, where = load_loop(path), pools_of(pools)
     with _progress() as say:
-        looked = watch(loop, as_of=as_of, store=store, track=track, who=by, say=say, pools=where)
+        shared: dict[str, Any] = {"store": store, "track": track, "who": by, "say": say, "pools": where}
+        shared["over_budget"] = over_budget
+        looked = watch(loop, as_of=as_of, **shared)
         due = getattr(looked.get("retrain"), "run_as_of", None) if retrain else None
-        turned = (
-            run_loop(loop, as_of=due, store=store, track=track, who=by, say=say, pools=where) if due else None
-        )
+        turned = run_loop(loop, as_of=due, **shared) if due else None
     if as_json:
         print_json({**_plain(looked), **(_plain(turned) if turned else {})})
     else:
@@ -214,6 +218,10 @@ def predict(
     output_file: Annotated[
         Path, typer.Option("--output", metavar="F", help="Parquet or CSV.", show_default=False)
     ],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Processes, by Ray; default: train.workers."),
+    ] = None,
     as_of: AsOf = None,
     store: StoreUri = None,
     track: Track = "production",
@@ -228,7 +236,7 @@ def predict(
     from treadle.scoring import score_file
 
     session = session_of(path, store, track, as_of)
-    done = score_file(session, input_file, output_file)
+    done = score_file(session, input_file, output_file, workers=workers)
     if as_json:
         print_json(done)
     else:

@@ -148,6 +148,13 @@ class LocalBackend:
         """See Backend. A folder whose supervisor never began is none."""
         return self._handle(name, pool.name) if (self.root / pool.name / name / "began").exists() else None
 
+    def load(self, pool: Pool) -> tuple[int, int]:
+        """How many jobs of a pool run and how many wait, whoever submitted them; ends those that were lost."""
+        began = [path.parent for path in (self.root / pool.name).glob("*/began")]
+        open_ = [folder.name for folder in began if not (folder / "exit.json").exists()]
+        states = [self.status(self._handle(name, pool.name)).state for name in open_]
+        return states.count("running"), states.count("queued")
+
     def _handle(self, name: str, pool: str) -> Handle:
         data = {"folder": str(self.root / pool / name), "node": platform.node()}
         return Handle(backend=self.name, name=name, pool=pool, data=data)

@@ -9,16 +9,17 @@ No call waits for the job, and none needs what the stages import. A reference is
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Self
 
 from treadle.commit import get_record
-from treadle.errors import Fault, JobFailed, SpecError, Transient
-from treadle.hardware.backend import Backend, Handle, JobSpec, Status
+from treadle.errors import Fault, JobFailed, SpecError, Transient, TreadleError
+from treadle.hardware.backend import Backend, Handle, Status
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
+from treadle.jobs.command import grace_s, job_spec
+from treadle.jobs.cost import close_page, is_closed, open_page
 from treadle.jobs.file import (
     Attempt,
     JobFile,
@@ -31,6 +32,7 @@ from treadle.jobs.file import (
     read_job,
     read_result,
 )
+from treadle.jobs.planning import one_at_a_time, plan_job
 from treadle.loop import Loop
 from treadle.records import RECORD_OF, Part, Record
 from treadle.redaction import redacted
@@ -105,20 +107,17 @@ def submit(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) 
 
     Raises:
         UserError: The backend can't do what the pool asks for; credentials would travel with the job.
-        SpecError: A file of the loop is missing. Transient: The backend or the store can't be reached.
+        SpecError: A file of the loop is missing; a policy.yaml forbids it. PoolClosed, BudgetSpent: Not now, see
+            `planning`. Transient: The backend or the store can't be reached.
     """
     backend = get_backend(pool.backend)
-    packed = pack(session, stage, pool, inputs, patience_s=_grace_s(backend, pool) * 2 / 3)
+    packed = pack(session, stage, pool, inputs, patience_s=grace_s(backend, pool) * 2 / 3)
     number = newest_attempt(session.store, packed.loop, packed.key)
     under_way = _reconnect(session, backend, pool, packed, number) if number else None
     if under_way is not None:
         session.say(f"{stage}: goes on with {under_way}")
         return under_way
     return _start(session, backend, pool, numbered(packed, number + 1))
-
-
-def _grace_s(backend: Backend, pool: Pool) -> float:
-    return float(pool.options.get("grace_s", backend.capabilities().grace_s))
 
 
 def _reconnect(session: Session, backend: Backend, pool: Pool, packed: JobFile, number: int) -> JobRef | None:
@@ -129,35 +128,30 @@ def _reconnect(session: Session, backend: Backend, pool: Pool, packed: JobFile, 
     handle = backend.find(file.name, pool)
     if handle is None:
         same = (file.who, file.source_folder) == (packed.who, packed.source_folder)
-        return _submitted(session, backend, pool, file) if same else None
+        if not same:
+            return None
+        open_page(session.store, file)
+        return _submitted(session, backend, pool, file)
     return None if backend.status(handle).is_over else _ref(session, file, handle)
 
 
 def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobRef:
-    return _submitted(session, backend, pool, claim(session.store, file))
+    """An attempt that is planned, claimed and submitted.
+
+    Raises:
+        PoolClosed, SpecError, BudgetSpent: See `plan_job`; nothing was claimed.
+    """
+    with one_at_a_time(session):
+        plan = plan_job(session, file.stage, pool)
+        file = claim(session.store, file.model_copy(update={"plan": plan}))
+        open_page(session.store, file)
+    return _submitted(session, backend, pool, file)
 
 
 def _submitted(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobRef:
     """An attempt that is claimed, at its backend: by this process or by another that claimed the same."""
-    spec = JobSpec(
-        name=file.name,
-        # -P: a file of the working folder must not be taken for a library.
-        command=(pool.python or sys.executable, "-P", "-m", "treadle", "job", job_uri(session.store, file)),
-        image=pool.image,
-        resources=pool.resources(),
-        max_seconds=pool.max_seconds,
-        grace_s=_grace_s(backend, pool),
-        workers=session.loop.train.workers if file.stage == "train" else 1,
-        spot=pool.spot,
-        role=pool.roles.get(file.stage, pool.roles.get("default")),
-        labels={
-            **session.loop.tags,
-            **pool.tags,
-            "loop": file.loop,
-            "stage": file.stage,
-            "track": file.track,
-        },
-    )
+    uri = job_uri(session.store, file)
+    spec = job_spec(backend, pool, file.stage, file.plan, name=file.name, uri=uri)
     return _ref(session, file, backend.submit(spec, pool))
 
 
@@ -216,9 +210,22 @@ def settle(session: Session, ref: JobRef, *, pool: Pool | None = None) -> Record
         if not status.is_over:
             return ref
         result = read_result(session.store, ref.loop, ref.job, ref.attempt)
+        _note_cost(session, ref, status, result)
         if result is None:
             return _after(session, ref, status, pool)
+    else:
+        _note_cost(session, ref, None, result)
     return _record_of(session, ref, result)
+
+
+def _note_cost(session: Session, ref: JobRef, status: Status | None, result: Result | None) -> None:
+    """Closes the job's page in the ledger; where that can't be done, the next who looks at the ledger does it."""
+    try:
+        file = read_job(session.store, ref.loop, ref.job, ref.attempt)
+        if file is not None and not is_closed(session.store, file):
+            close_page(session.store, file, status or poll(ref), result)
+    except TreadleError as error:
+        session.say(f"{ref.stage}: what the job cost is not noted yet: {error}")
 
 
 def _record_of(session: Session, ref: JobRef, result: Result) -> Record:
@@ -319,6 +326,7 @@ def _follow(session: Session, ref: JobRef, pool: Pool) -> Record | JobRef:
     except KeyboardInterrupt:
         session.say(f"{ref.stage}: cancelling {ref.handle.name} ...")
         cancel(ref)
-        while not poll(ref).is_over:
+        while not (status := poll(ref)).is_over:
             time.sleep(0.2)
+        _note_cost(session, ref, status, None)
         raise

@@ -14,19 +14,36 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from treadle.errors import Refusal, TreadleError, UserError
 from treadle.hardware.backend import FAILED_EXIT, PREEMPTED_EXIT, REFUSED_EXIT, USER_ERROR_EXIT
 from treadle.hardware.devices import devices_seen, missing_devices
+from treadle.hardware.image import image_notes
 from treadle.hardware.pools import IN_PROCESS
-from treadle.jobs.file import JobFile, Result, laid_out, open_job, read_result, treadle_version, write_result
+from treadle.jobs.advice import words_of
+from treadle.jobs.cost import cost_notes
+from treadle.jobs.file import (
+    Attempt,
+    JobFile,
+    Result,
+    begin,
+    laid_out,
+    open_job,
+    read_result,
+    treadle_version,
+    write_result,
+)
+from treadle.jobs.measure import Meter, Use
+from treadle.jobs.trained import earlier_uses, history_of, work_of
 from treadle.loop import Loop
 from treadle.preemption import Preempted, ends_when_asked
 from treadle.records import Json
 from treadle.redaction import redacted
 from treadle.runner import run_session
 from treadle.session import open_session
+from treadle.stages import Outcome
 from treadle.store import Store
 from treadle.wire import error_to_json
 
@@ -82,13 +99,19 @@ class _Work:
     error: Json | None = None
     reused: bool = False
     warnings: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    use: Use | None = None
+    meter: Meter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.file.pool.kind, self.file.pool.memory_gib)
 
     def run(self) -> None:
         """Runs the stage; an error becomes part of the result."""
         folders: dict[str, str] = {}
         try:
             _refuse_another_version(self.file)
-            with laid_out(self.store, self.file) as (loop, folders):
+            with laid_out(self.store, self.file) as (loop, folders), self.meter:
                 self._run(loop)
         except TreadleError as error:
             print(f"treadle: {type(error).__name__}: {error}", file=sys.stderr)
@@ -109,12 +132,29 @@ class _Work:
             loop, as_of=file.as_of, store=self.store, track=file.track, who=file.who, say=self.say
         )
         session.first_stage = file.first_stage
-        session.notes, session.device = _notes(file), file.pool.kind
+        begun = begin(self.store, file, platform.node())
+        session.notes, session.device = _notes(file, begun), file.pool.kind
+        session.measured = lambda outcome: self._measured(session.notes, outcome)
         here = {file.stage: IN_PROCESS}
         run = run_session(session, start=file.stage, to=file.stage, inputs=file.inputs, pools=here)
         record = run[file.stage]
         self.record = {"kind": record.kind, "id": record.id, "digest": record.digest}
         self.reused, self.warnings = session.reused.get(file.stage, False), run.warnings
+
+    def _measured(self, notes: Json, outcome: Outcome) -> Json:
+        """The notes of a record with what making it took, and what that says."""
+        stage, file = self.file.stage, self.file
+        trains = stage == "train"
+        use = self.meter.use(workers=file.plan.workers, work=work_of(outcome) if trains else None)
+        compared = trains and use.workers > 1
+        earlier = earlier_uses(self.store, file, outcome.results["flavour"]) if compared else ()
+        history = history_of(outcome)
+        found = words_of(use, file.pool, trains=trains, history=history, earlier=earlier)
+        self.use, self.words = use, tuple(found)
+        for words in self.words:
+            self.say(f"{stage}: {words}")
+        told = {"use": use.model_dump(mode="json"), "words": list(self.words)}
+        return {**notes, "job": {**notes["job"], **told}}
 
     def result(self) -> Result:
         """What the attempt came to."""
@@ -129,6 +169,9 @@ class _Work:
             versions=_versions(),
             peak_rss_mib=round(peak * (1 if sys.platform == "darwin" else 1024) / 2**20, 1),
             node=platform.node(),
+            ended_at=datetime.now(UTC),
+            use=self.use or self.meter.use(workers=self.file.plan.workers),
+            words=self.words,
         )
 
 
@@ -147,11 +190,14 @@ def _refuse_another_version(file: JobFile) -> None:
         )
 
 
-def _notes(file: JobFile) -> Json:
+def _notes(file: JobFile, begun: tuple[Attempt, ...]) -> Json:
     """Where a record was made, and what was lost before: in no id."""
     job = {"pool": file.pool.name, "backend": file.pool.backend, "name": file.name, "node": platform.node()}
-    earlier = [attempt.model_dump() for attempt in file.earlier]
-    return {"job": {**job, "attempt": file.attempt}, **({"attempts": earlier} if earlier else {})}
+    earlier = [attempt.model_dump() for attempt in (*file.earlier, *begun)]
+    return {
+        "job": {**job, "attempt": file.attempt, **image_notes(file.pool.image), **cost_notes(file)},
+        **({"attempts": earlier} if earlier else {}),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a job is: a stage with all that it takes to run it elsewhere, as files in the store.
 
     jobs/<loop>/<key>/1.job.json       the first attempt: claimed by whoever creates it
+                      1.start-1.json   that it began, once for each time its place started it
                       1.result.json    what it came to, written last by the job itself
                       2.job.json       the second attempt, after the first was preempted or lost
     jobs/<loop>/<key>.json             that there is such a job, for lists
@@ -25,6 +26,7 @@ from treadle.clock import format_instant
 from treadle.errors import StoreError, UserError
 from treadle.hardware.pools import Pool
 from treadle.identity import canonical, digest_of
+from treadle.jobs.measure import Use
 from treadle.loop import Loop
 from treadle.loop_code import code_of, hooks_of
 from treadle.loop_file import read_loop_file
@@ -47,6 +49,28 @@ class Attempt(Part):
     node: str = ""
 
 
+class Plan(Part):
+    """What an attempt takes beyond its command, and what that may cost, as seen before it was submitted.
+
+    Attributes:
+        labels: The tags that it carries at its place.
+        workers: On how many machines it runs.
+        usd_per_hour: Of one machine; None where the pool has no price.
+        price: The price in words, or why there is none.
+        seconds: How long it may last: as long as earlier ones, else to its time limit; None where neither is known.
+        usd: What that costs on all machines.
+        over_budget: Whether it was submitted although the loop's budget is spent.
+    """
+
+    labels: dict[str, str] = {}
+    workers: int = 1
+    usd_per_hour: float | None = None
+    price: str = ""
+    seconds: float | None = None
+    usd: float | None = None
+    over_budget: bool = False
+
+
 class JobFile(Part):
     """One attempt at a job.
 
@@ -64,6 +88,7 @@ class JobFile(Part):
         first_stage: The first stage that may make anything.
         pool: The pool, without its variables.
         patience_s: How long a training that must end may go on to its next checkpoint.
+        plan: What it may cost.
     """
 
     treadle: str
@@ -87,6 +112,7 @@ class JobFile(Part):
     pool: Pool
     patience_s: float
     submitted_at: Instant
+    plan: Plan = Plan()
 
 
 class Result(Part):
@@ -101,6 +127,9 @@ class Result(Part):
         device: What it ran on.
         versions: Python's and the main libraries'.
         peak_rss_mib: The most memory that the process held.
+        ended_at: When it was written.
+        use: What it used of its place.
+        words: What that says: data-bound, oversized, loss not falling, more workers that do not pay.
     """
 
     record: dict[str, str] | None = None
@@ -111,6 +140,16 @@ class Result(Part):
     device: str
     versions: dict[str, str]
     peak_rss_mib: float
+    node: str
+    ended_at: Instant | None = None
+    use: Use | None = None
+    words: tuple[str, ...] = ()
+
+
+class Start(Part):
+    """That an attempt began somewhere."""
+
+    at: Instant
     node: str
 
 
@@ -161,6 +200,33 @@ def write_result(store: Store, file: JobFile, result: Result) -> bool:
     """Whether this is now what the attempt came to: the first result stays."""
     path = _path(file.loop, file.key, file.attempt, "result")
     return store.create(path, result.model_dump_json().encode())
+
+
+def begin(store: Store, file: JobFile, node: str) -> tuple[Attempt, ...]:
+    """Takes down that an attempt starts here, and tells what was begun of it before.
+
+    Some places start a job again by themselves, under the name it had: only the job can count that. The seconds are
+    those from one start to the next, the wait for a machine among them.
+    """
+    now, begun = datetime.now(UTC), list[Start]()
+    while True:
+        path = _path(file.loop, file.key, file.attempt, f"start-{len(begun) + 1}")
+        earlier = _read(store, path, Start)
+        if earlier is not None:
+            begun.append(earlier)
+        elif store.create(path, Start(at=now, node=node).model_dump_json().encode()):
+            break
+    ends = [*(start.at for start in begun[1:]), now]
+    return tuple(
+        Attempt(
+            number=file.attempt,
+            state="preempted",
+            reason="its place took the machine and started the job again",
+            seconds=round((end - start.at).total_seconds(), 1),
+            node=start.node,
+        )
+        for start, end in zip(begun, ends, strict=False)
+    )
 
 
 def claim(store: Store, file: JobFile) -> JobFile:
@@ -215,7 +281,8 @@ def pack(
     asked = {
         "stage": stage,
         "loop": loop.name,
-        "spec": loop.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        # Without the budget: whoever raises it while a job runs goes on with that job.
+        "spec": loop.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"budget"}),
         "files": files,
         "as_of": format_instant(session.as_of),
         "track": session.track,

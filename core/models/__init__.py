@@ -22,6 +22,7 @@ __all__ = ["FLAVOURS", "Flavour", "Predictor", "get_flavour", "load_candidate", 
 FLAVOURS: Mapping[str, str] = MappingProxyType(
     {
         "estimator": "treadle.models.estimator:EstimatorFlavour",
+        "torch": "treadle.models.torch:TorchFlavour",
         "xgboost": "treadle.models.xgboost:XGBoostFlavour",
     }
 )

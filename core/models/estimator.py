@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import spec
 from treadle.errors import MissingPackage, TreadleError, UserError
 from treadle.models import skops_file
+from treadle.models.ablation import ablated, typical_values
 from treadle.models.predictor import FitTask, Flavour, Predictor, read_manifest, write_manifest
 from treadle.models.schema import InputSchema
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from treadle.models.predictor import Floats
 
 SAFE_FILE, PICKLE_FILE = "model.skops", "model.pkl"
-_LEAST_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +78,8 @@ class EstimatorPredictor:
         return full if self.task == "multiclass" else full[:, 1]
 
     def contributions(self, x: Floats) -> Floats:
-        """See Predictor. What the prediction loses when a feature is set to its typical value in training.
-
-        In log-odds for binary, log-probabilities for multiclass. For a linear model this is exactly the
-        coefficient times the deviation from the mean; others' interactions are left out.
-        """
-        import numpy as np
-
-        score = self._score(x)
-        result = np.empty((len(x), len(self.schema.features)))
-        for position, typical in enumerate(self.baseline):
-            without = x.copy()
-            without[:, position] = np.nan if typical is None else typical
-            moved = score - self._score(without)
-            result[:, position] = np.abs(moved).sum(axis=1) if moved.ndim == 2 else moved
-        return result
-
-    def _score(self, x: Floats) -> Floats:
-        import numpy as np
-
-        predictions = self.predict(x)
-        if self.task == "regression":
-            return predictions
-        logs: Floats = np.log(np.clip(predictions, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
-        if self.task == "multiclass":
-            return logs
-        return logs - np.log(np.clip(1 - predictions, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
+        """See Predictor, and `ablation.ablated`."""
+        return ablated(self.predict, self.task, self.baseline, x)
 
     def save(self, folder: Path) -> None:
         """See Predictor."""
@@ -139,6 +115,10 @@ class EstimatorFlavour:
             for name in ("rounds", "checkpoint_every")
             if getattr(train, name) != spec.Train.model_fields[name].default
         ]
+        if train.workers > 1:
+            found.append("workers: the flavour estimator fits in one process; leave it out.")
+        if train.init_from:
+            found.append("init_from: the flavour estimator starts from nothing; torch takes weights.")
         found += [
             f"params.{name}: is no name of an argument." for name in train.params if not name.isidentifier()
         ]
@@ -167,7 +147,7 @@ class EstimatorFlavour:
             schema=task.schema,
             classes=task.classes,
             trained_through=task.trained_through,
-            baseline=_typical(task.schema, task.x),
+            baseline=typical_values(task.schema, task.x),
             file=file,
             raw=raw,
             estimator=estimator,
@@ -281,23 +261,6 @@ def _saved(estimator: Any, trust: str) -> tuple[str, bytes]:
         "Use scikit-learn's own classes, or say `trust: pickle` in the train section if you trust whoever "
         "can write to the store."
     )
-
-
-def _typical(schema: InputSchema, x: Floats) -> tuple[float | None, ...]:
-    """Each feature's mean, for booleans and categories the commonest value; None where all are missing."""
-    import numpy as np
-
-    typical: list[float | None] = []
-    for position, feature in enumerate(schema.features):
-        known = x[:, position][~np.isnan(x[:, position])]
-        if not len(known):
-            typical.append(None)
-        elif feature.kind == "number":
-            typical.append(float(known.mean()))
-        else:
-            values, counts = np.unique(known, return_counts=True)
-            typical.append(float(values[counts.argmax()]))
-    return tuple(typical)
 
 
 if TYPE_CHECKING:

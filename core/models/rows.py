@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Labelled rows of the span, encoded; `newest` marks those that early stopping takes."""
+    """Labelled rows of the span, encoded; `newest` marks those kept out of fitting."""
 
     schema: InputSchema
     x: Floats
@@ -36,12 +36,23 @@ class Rows:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How long the newest rows are that fitting does not see, what for, and which field says so."""
+
+    newest: timedelta
+    purpose: str
+    field: str
+
+
 def prepare_rows(
     loop: Loop,
     table: pa.Table,
     columns: Sequence[Column],
     trained_through: datetime,
     hint: Callable[[], str] = str,
+    *,
+    tail: Tail | None = None,
 ) -> Rows:
     """A table's rows as a flavour takes them, the schema learned on those that fitting will see.
 
@@ -51,17 +62,21 @@ def prepare_rows(
         columns: The features in the model's order.
         trained_through: Where the newest rows end.
         hint: What to say of when there are more rows, where they are too few.
+        tail: The newest rows to mark; left out, those of early stopping.
 
     Raises:
-        UserError: Too few rows to fit on, or none for early stopping.
+        UserError: Too few rows to fit on, or none in the tail.
         DataRefused: The labels have one class only, or are not of the task.
     """
     import pyarrow as pa
 
     y, classes = _labels(loop, table["label"])
     times_us = table["event_time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    newest = _newest(loop, times_us, trained_through)
-    _require_enough(y[~newest], newest, hint)
+    stopping = loop.train.early_stopping
+    if tail is None and stopping is not None:
+        tail = Tail(stopping.newest, "early stopping", "train.early_stopping.newest")
+    newest = _newest(tail, times_us, trained_through)
+    _require_enough(y[~newest], newest, tail.purpose if tail else "", hint)
     schema = InputSchema.learn(table.filter(pa.array(~newest)), columns)
     return Rows(schema, schema.encode(table), y, times_us, newest, classes)
 
@@ -131,24 +146,23 @@ def _numbers(column: pa.ChunkedArray[Any], name: str, task: str) -> Floats:
     return y
 
 
-def _newest(loop: Loop, times_us: Ints, trained_through: datetime) -> NDArray[np.bool_]:
-    """(n,) which rows early stopping takes: none without it."""
-    stopping = loop.train.early_stopping
-    if stopping is None:
+def _newest(tail: Tail | None, times_us: Ints, trained_through: datetime) -> NDArray[np.bool_]:
+    """(n,) which rows the tail takes: none without one."""
+    if tail is None:
         return np.zeros(len(times_us), dtype=bool)
-    since = trained_through - stopping.newest
+    since = trained_through - tail.newest
     newest: NDArray[np.bool_] = times_us >= np.datetime64(since.replace(tzinfo=None), "us").astype(np.int64)
     if not newest.any():
         raise UserError(
-            f"early stopping needs rows from {format_instant(since)} to {format_instant(trained_through)}, "
-            "and none there has a label: lengthen train.early_stopping.newest, or see if data are missing"
+            f"{tail.purpose} needs rows from {format_instant(since)} to {format_instant(trained_through)}, "
+            f"and none there has a label: lengthen {tail.field}, or see if data are missing"
         )
     return newest
 
 
-def _require_enough(y: Floats, newest: NDArray[np.bool_], hint: Callable[[], str]) -> None:
+def _require_enough(y: Floats, newest: NDArray[np.bool_], purpose: str, hint: Callable[[], str]) -> None:
     """Raises where the rows to fit on are too few or of one class."""
-    taken = f" beside the {int(newest.sum())} kept for early stopping" if newest.any() else ""
+    taken = f" beside the {int(newest.sum())} kept for {purpose}" if newest.any() else ""
     if len(y) < MIN_ROWS:
         raise UserError(
             f"only {len(y)} labelled rows{taken} to learn from, and at least {MIN_ROWS} are needed: choose a "

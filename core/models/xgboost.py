@@ -126,7 +126,7 @@ class XGBoostFlavour:
         """See Flavour."""
         xgboost = import_xgboost()
         try:
-            raw = _Fit(xgboost, task).run()
+            raw = _fit_spread(task) if task.train.workers > 1 else _Fit(xgboost, task).run()
         except (xgboost.core.XGBoostError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"xgboost can't train with these parameters and rows: {reason}") from error
@@ -157,7 +157,7 @@ class _Fit:
             "objective": xgboost_params.OBJECTIVES[train.task][0],
             **xgboost_params.by_position(train.params, task.schema.names),
             "tree_method": "hist",
-            "device": "cpu",
+            "device": "cuda" if task.device == "gpu" else "cpu",
             "nthread": train.threads,
             "verbosity": 0,
         }
@@ -204,6 +204,7 @@ class _Fit:
             xgb_model=bytearray(self.raw) if self.raw else None,
             callbacks=[self._watcher()],
         )
+        _refuse_another_device(booster, self.params["device"])
         self.raw = bytes(booster.save_raw("ubj"))
         self.rounds = int(booster.num_boosted_rounds())
 
@@ -246,6 +247,22 @@ class _Fit:
         stopping = self.task.train.early_stopping
         losses = self._valid()
         return bool(stopping and losses and len(losses) - 1 - self._best() >= stopping.rounds)
+
+
+def _fit_spread(task: FitTask) -> bytes:
+    from treadle.models.spread import fit_spread
+
+    return fit_spread(task)[MODEL_FILE]
+
+
+def _refuse_another_device(booster: Any, wanted: str) -> None:
+    """Raises where xgboost went on on the CPU, as it does with no more than a warning when it finds no GPU."""
+    used = json.loads(booster.save_config())["learner"]["generic_param"]["device"]
+    if not used.startswith(wanted):
+        raise UserError(
+            f"the pool promises a GPU, and xgboost trains on {used} here. Correct the pool's image or python: it needs "
+            "an xgboost built for CUDA and the driver."
+        )
 
 
 def _matrix(xgboost: Any, schema: InputSchema, x: Floats, y: Floats | None, threads: int) -> Any:

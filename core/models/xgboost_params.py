@@ -185,6 +185,10 @@ def problems(train: spec.Train) -> list[str]:
         found.append("seed: xgboost takes no negative seed.")
     if train.hook:
         found.append("hook: xgboost takes no hook; the flavour estimator does.")
+    if train.init_from:
+        found.append(
+            "init_from: xgboost starts from nothing, as trees are added and not tuned; torch takes weights."
+        )
     if train.trust != "none":
         found.append("trust: xgboost's models need none; remove it.")
     return found

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from treadle.models import Predictor
     from treadle.models.predictor import Floats
 
-_LIBRARIES = {"xgboost": ("xgboost",), "estimator": ("scikit-learn", "skops")}
+_LIBRARIES = {"xgboost": ("xgboost",), "estimator": ("scikit-learn", "skops"), "torch": ("onnxruntime",)}
 _FOLDER = "treadle"
 
 

@@ -5,21 +5,28 @@ What a request to the endpoint would be refused for, a file is refused for, by c
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from treadle.data.online import RowRefused
-from treadle.errors import StoreError, UserError
+from treadle.errors import UserError
 from treadle.models.predictor import Predictor
 from treadle.models.schema import InputSchema
+from treadle.serving.batch_files import (
+    check_paths,
+    column_names,
+    format_of,
+    open_writer,
+    read_batches,
+    whole_or_nothing,
+)
 from treadle.serving.cells import check_column
 from treadle.serving.encode import LARGEST, NO_VALUE, WANTED, listed
 from treadle.words import counted
@@ -28,9 +35,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ID_COLUMNS = ("row_id", "entity", "event_time")
-_BUFFER = 1 << 20
-# Arrow reads up to 32 blocks of a CSV ahead, whatever is asked: small ones keep that to 8 MiB.
-_CSV_BLOCK = 1 << 18
 
 
 class Join(Protocol):
@@ -58,17 +62,54 @@ class Scored:
     unseen: Mapping[str, int]
 
 
-@dataclass(slots=True)
-class _File:
-    """The input, and how far it is read."""
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is done with each batch of a file, in whatever process."""
 
     path: Path
-    before: int = 0
+    model: str
+    carried: tuple[str, ...]
+
+    def score(
+        self, predictor: Predictor, joining: Join | None, batch: pa.Table, before: int
+    ) -> tuple[pa.Table, Mapping[str, int]]:
+        """The output's rows for a batch, and what `Scored.unseen` counts.
+
+        Args:
+            predictor: The model.
+            joining: Gives the batch its features, where the file lacks some.
+            batch: Rows of the file.
+            before: How many rows of the file come before them.
+
+        Raises:
+            UserError: A row can't be scored.
+        """
+        file = _File(self.path, before)
+        joined = _joined(joining, batch, file) if joining and batch.num_rows else batch
+        return _score(predictor, batch, joined, file, self.model, self.carried), file.unseen
+
+
+class Spread(Protocol):
+    """Scores the batches of a file in several processes."""
+
+    def __call__(
+        self, scoring: Scoring, read: Callable[[], Iterator[pa.Table]], *, joins: bool
+    ) -> Generator[tuple[pa.Table, Mapping[str, int]]]:
+        """What `Scoring.score` gives for each batch, in their order; `joins` where the file lacks features."""
+        ...
+
+
+@dataclass(slots=True)
+class _File:
+    """The input, how many of its rows lie before a batch, and the batch's unseen categories."""
+
+    path: Path
+    before: int
     unseen: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_csv(self) -> bool:
-        return _format(self.path) == "csv"
+        return format_of(self.path) == "csv"
 
 
 def predict_file(
@@ -81,6 +122,7 @@ def predict_file(
     keep: Sequence[str] = (),
     ignore: Sequence[str] = (),
     batch_rows: int = 50_000,
+    spread: Spread | None = None,
 ) -> Scored:
     """Writes a file with a prediction for each row of another, in its order.
 
@@ -98,100 +140,45 @@ def predict_file(
         ignore: Columns that the input may have and that nobody reads. Any other column is refused: it would be
             a misspelt one, or one that is thought to matter.
         batch_rows: Rows in memory at a time.
+        spread: Scores the batches elsewhere; left out, they are scored here, one by one.
 
     Raises:
         UserError: A file can't be read or written as its name says, a feature is missing, a column is not known,
             or a value is of the wrong type or too large; names file, column and, where there is one, the row,
             counted from 1.
     """
-    _check_paths(input, output)
-    file = _File(input)
+    check_paths(input, output)
     carried = tuple(dict.fromkeys((*ID_COLUMNS, *keep)))
-    names = _column_names(input)
+    names = column_names(input)
     schema = predictor.schema
     joining = join() if join and not set(schema.names) <= set(names) else None
     reads = {f.name: f.kind for f in schema.features} if joining is None else joining.columns
     _check_names(input, names, reads, (*carried, *ignore), schema, joining is not None)
     kinds = {name: reads.get(name, "category") for name in (*carried, *reads) if name in names}
-    with _whole_or_nothing(output) as part, ExitStack() as stack:
+    scoring, read = Scoring(input, model, carried), partial(read_batches, input, kinds, batch_rows)
+    if spread is None:
+        answers = _one_by_one(scoring, predictor, joining, read())
+    else:
+        answers = spread(scoring, read, joins=joining is not None)
+    rows, unseen = 0, Counter[str]()
+    with whole_or_nothing(output) as part, ExitStack() as stack:
         writer: Any = None
-        for batch in _batches(file, kinds, batch_rows):
-            joined = _joined(joining, batch, file) if joining and batch.num_rows else batch
-            scored = _score(predictor, batch, joined, file, model, carried)
+        for scored, counts in stack.enter_context(closing(answers)):
             if writer is None:
-                writer = stack.enter_context(_writer(part, output, scored.schema))
+                writer = stack.enter_context(open_writer(part, output, scored.schema))
             writer.write_table(scored)
-            file.before += batch.num_rows
-    return Scored(file.before, dict(file.unseen))
+            rows += scored.num_rows
+            unseen.update(counts)
+    return Scored(rows, dict(unseen))
 
 
-def _check_paths(input: Path, output: Path) -> None:
-    if _format(input) is None or _format(output) is None or output.suffix == ".gz":
-        wrong = input if _format(input) is None else output
-        raise UserError(f"{wrong}: the name must end in .parquet or .csv, to say what the file is")
-    if not input.is_file():
-        raise UserError(f"{input}: there is no such file")
-    if output.exists() and output.samefile(input):
-        raise UserError(f"{output} is the input as well: name another output")
-    if not output.parent.is_dir():
-        raise UserError(f"{output.parent}: there is no such folder for the output")
-
-
-def _format(path: Path) -> str | None:
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return "parquet"
-    return "csv" if name.endswith((".csv", ".csv.gz")) else None
-
-
-@contextmanager
-def _whole_or_nothing(output: Path) -> Iterator[Path]:
-    """A path to write to, which gets the output's name in the end, or disappears."""
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, output)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise StoreError(f"{output} can't be written: {error.strerror}. Nothing was changed.") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _writer(part: Path, output: Path, schema: pa.Schema) -> Any:
-    """What writes tables as Parquet or CSV, by the output's name."""
-    from pyarrow import csv, parquet
-
-    if _format(output) == "parquet":
-        return parquet.ParquetWriter(part, schema, compression="zstd")
-    return csv.CSVWriter(part, schema)
-
-
-def _column_names(path: Path) -> list[str]:
-    """The names of a file's columns.
-
-    Raises:
-        UserError: It is not what its name says, or a column is there twice.
-    """
-    import csv
-    import gzip
-
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        if _format(path) == "parquet":
-            names = list(parquet.read_schema(path).names)
-        else:
-            opened = gzip.open if path.suffix == ".gz" else open
-            with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-                names = next(csv.reader(file), [])
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UserError(f"{path}: the column {twice[0]} is there twice")
-    return names
+def _one_by_one(
+    scoring: Scoring, predictor: Predictor, joining: Join | None, batches: Iterator[pa.Table]
+) -> Generator[tuple[pa.Table, Mapping[str, int]]]:
+    before = 0
+    for batch in batches:
+        yield scoring.score(predictor, joining, batch, before)
+        before += batch.num_rows
 
 
 def _check_names(
@@ -219,74 +206,6 @@ def _check_names(
             f"{path}: {listed(extra)} not among the columns that scoring reads; leave it out, or name it as one"
             " to carry over (`keep`)"
         )
-
-
-def _batches(file: _File, kinds: Mapping[str, str], batch_rows: int) -> Iterator[pa.Table]:
-    """Tables of the columns that `kinds` names; at least one, be it without rows."""
-    import pyarrow as pa
-
-    try:
-        if file.is_csv:
-            yield from _csv_batches(file.path, kinds, batch_rows)
-        else:
-            yield from _parquet_batches(file.path, list(kinds), batch_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file.path} can't be read: {str(error).splitlines()[0]}") from error
-
-
-def _parquet_batches(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.Table]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-        if file.metadata.num_rows == 0:
-            yield file.schema_arrow.empty_table().select(columns)
-        for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
-            yield pa.Table.from_batches([batch])
-
-
-def _csv_batches(path: Path, kinds: Mapping[str, str], batch_rows: int) -> Iterator[pa.Table]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    # One thread: with more, errors don't say in which row they are.
-    reading = csv.ReadOptions(block_size=_CSV_BLOCK, use_threads=False)
-    types = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string(), "integer": pa.int64()}
-    converting = csv.ConvertOptions(
-        column_types={name: types[kind] for name, kind in kinds.items()},
-        null_values=[""],
-        strings_can_be_null=True,
-        include_columns=list(kinds),
-    )
-    waiting: list[pa.RecordBatch] = []
-    rows, any_rows = 0, False
-    try:
-        with csv.open_csv(path, reading, csv.ParseOptions(newlines_in_values=True), converting) as blocks:
-            for block in blocks:
-                waiting.append(block)
-                rows += block.num_rows
-                if rows >= batch_rows:
-                    yield pa.Table.from_batches(waiting)
-                    waiting, rows, any_rows = [], 0, True
-            if waiting or not any_rows:
-                yield pa.Table.from_batches(waiting, blocks.schema)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: {_with_place(str(error), _column_names(path), kinds)}") from error
-
-
-def _with_place(text: str, names: Sequence[str], kinds: Mapping[str, str]) -> str:
-    """Arrow's words about a CSV, with the column's name and the row as we count it, without the header."""
-    if "straddling" in text:
-        return f"a row is longer than {_CSV_BLOCK // 1024} KiB, or a quote is not closed; give Parquet for such rows"
-    if shape := re.match(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)", text):
-        return f"row {int(shape[1]) - 1} has {counted(int(shape[3]), 'value')}, but the header has {shape[2]}"
-    if not (found := re.match(r"In CSV column #(\d+): Row #(\d+): (.*)", text, re.DOTALL)):
-        return text.splitlines()[0]
-    name, row = names[int(found[1])], int(found[2]) - 1
-    if value := re.search(r"invalid value '(.*)'", found[3], re.DOTALL):
-        wanted = WANTED[kinds[name]]
-        return f"column {name} in row {row} is the text {value[1][:40]!r}, but must be {wanted} (or empty: unknown)"
-    return f"column {name} in row {row}: {found[3]}"
 
 
 def _joined(join: Join, batch: pa.Table, file: _File) -> pa.Table:

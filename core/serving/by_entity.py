@@ -58,6 +58,17 @@ class EntityJoin:
         self.gaps: Counter[str] = Counter()
 
     @property
+    def plan(self) -> Plan:
+        """The candidate's features."""
+        return self._plan
+
+    def snapshot(self) -> Snapshot:
+        """The tables, made or found on first use."""
+        if self._snapshot is None:
+            self._snapshot = self._make_snapshot()
+        return self._snapshot
+
+    @property
     def columns(self) -> Mapping[str, str]:
         """Own columns and join keys, with their kinds."""
         kinds = {
@@ -76,8 +87,7 @@ class EntityJoin:
         import pyarrow as pa
         from treadle.data.feast_rows import join_for_prediction
 
-        if self._snapshot is None:
-            self._snapshot = self._make_snapshot()
+        snapshot = self.snapshot()
         entities, times = self._named(batch)
         columns = {"entity": entities, "event_time": times}
         for name, kind in self.columns.items():
@@ -85,11 +95,11 @@ class EntityJoin:
                 columns[name] = self._checked(batch[name], name, kind)
         absent = [name for name in self.columns if name not in columns]
         if absent:
-            columns |= self._looked_up(self._snapshot, entities, times, absent)
+            columns |= self._looked_up(snapshot, entities, times, absent)
         rows = pa.table(columns)
-        joined = join_for_prediction(self._loop, self._store, self._snapshot, rows)
+        joined = join_for_prediction(self._loop, self._store, snapshot, rows)
         for view in self._plan.views:
-            self._check_gaps(view, self._snapshot, rows, joined)
+            self._check_gaps(view, snapshot, rows, joined)
         return joined
 
     def _named(self, batch: pa.Table) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from treadle.loop import Loop
 from treadle.records import Candidate
 from treadle.registry.log import PRODUCTION, Entry, ReleaseLog, champion_in, predecessor_in
 from treadle.serving.router import Desired, Follower, OnlineFeatures, Router, Variant, make_variant
+from treadle.serving.versions import versions_that_differ
 from treadle.store import LocalStore, Store
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def load_desired(
             f"{desired.candidate[:12]}; only what was judged serves. Run the loop, or `treadle rollback`."
         )
     predictor = load_candidate(store, candidate, trust=loop.train.trust)
+    for words in versions_that_differ(candidate):
+        say(words)
     online = online_for(candidate)
     if online is not None:
         try:

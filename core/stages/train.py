@@ -11,29 +11,33 @@ Fitting and early stopping see nothing at or after `trained_through`; the holdou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treadle import spec
 from treadle.clock import format_duration, format_instant
-from treadle.errors import AsOfError, HookError, SpecError, TreadleError, UserError
+from treadle.errors import AsOfError, SpecError, UserError
 from treadle.identity import canonical, digest_of, sha256_of_file
 from treadle.loop import Loop
-from treadle.loop_code import code_of, hooks_of, load_hook, loop_imports, own_traceback
+from treadle.loop_code import code_of, hooks_of, load_hook
 from treadle.models import get_flavour
+from treadle.models.devices import precision_of, refuse_device
 from treadle.models.libraries import libraries_of
-from treadle.models.predictor import FitTask, Flavour, Predictor
+from treadle.models.own_code import own_code
+from treadle.models.predictor import FitTask, Flavour, MemoryCheckpoints, Predictor
+from treadle.models.tuning import Judge, Search, optuna_version, searched
+from treadle.models.tuning_space import search_problems, trial_spec
+from treadle.models.weights import fetch_weights, naming_weights, weights_of
 from treadle.records import Candidate, FeatureSet, Json, record_id
 from treadle.stages import Context, Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from treadle.models.predictor import Checkpoints, Floats
-    from treadle.models.rows import Rows
+    from treadle.models.rows import Rows, Tail
 
 VERSION = 1
 
@@ -53,8 +57,9 @@ def key(context: Context, features: FeatureSet) -> Json:
         "flavour": loop.train.flavour,
         "library": libraries_of(loop),
         "device": context.device,
-        "precision": "float32",
+        "precision": precision_of(loop.train, context.device),
         "reference_sample": _sample_size(loop),
+        **({"optuna": optuna_version()} if loop.train.tune else {}),
     }
 
 
@@ -66,7 +71,11 @@ def training_span(context: Context) -> tuple[datetime | None, datetime]:
 
 
 def recipe_sections(loop: Loop) -> Json:
-    """The spec's part of the recipe: what a candidate carries, without addresses and thread counts."""
+    """The spec's part of the recipe: what a candidate carries, without addresses and thread counts.
+
+    Raises:
+        SpecError: There are no such weights as `train.init_from` names.
+    """
     sections = loop.part("data", "features", "train")
     for name, dropped in (("data", "threads"), ("train", "threads"), ("features", "online")):
         if name in sections:
@@ -75,6 +84,8 @@ def recipe_sections(loop: Loop) -> Json:
     sections["data"]["sources"] = {
         name: {k: v for k, v in source.items() if k != "uri"} for name, source in sources.items()
     }
+    if weights := weights_of(loop):
+        sections["train"]["init_from"] = weights
     return sections
 
 
@@ -140,18 +151,55 @@ def train(context: Context, features: FeatureSet) -> Outcome:
 
     loop = context.loop
     flavour = accepted_flavour(loop)
+    refuse_device(loop, context.device)
     rows = read_rows(context, features)
     candidate_id = record_id(Candidate.kind, loop.name, key(context, features))
     progress = Progress(context, StoreCheckpoints(context.store, candidate_id))
     context.say(f"train: {loop.train.flavour} on {len(rows.y)} rows ...")
     folder = context.scratch / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    with _own_code(loop):
-        predictor = flavour.fit(_fit_task(context, rows, progress))
+    with own_code(loop), naming_weights(loop):
+        search = _search(context, features, flavour, rows, candidate_id) if loop.train.tune else None
+        task = _fit_task(context, rows, progress)
+        if search:
+            task = replace(task, train=trial_spec(task.train, search.best().params))
+        predictor = flavour.fit(task)
         predictor.save(folder)
         predictions = predictor.predict(rows.x)
         reference = _reference(loop, predictor, rows, predictions)
-    return _outcome(context, features, rows, predictor, predictions, folder, reference, progress)
+    made = _outcome(context, features, rows, predictor, predictions, folder, reference, progress)
+    return _with_search(made, search) if search else made
+
+
+def _search(
+    context: Context, features: FeatureSet, flavour: Flavour, rows: Rows, candidate_id: str
+) -> Search:
+    """The search for params, each judged on the newest rows before the holdout: those of early stopping, if any."""
+    from treadle.gate.metrics import default_loss
+    from treadle.models.rows import Tail
+
+    loop, train_spec = context.loop, context.loop.train
+    assert train_spec.tune is not None
+    if train_spec.early_stopping is None:
+        newest = train_spec.tune.newest or spec.EarlyStopping().newest
+        rows = read_rows(context, features, tail=Tail(newest, "train.tune", "train.tune.newest"))
+    task = _fit_task(context, rows, Progress(context, MemoryCheckpoints()))
+    if train_spec.early_stopping is None:
+        task = replace(task, x_valid=None, y_valid=None)
+    judge = Judge(task, rows.x[rows.newest], rows.y[rows.newest], default_loss(train_spec.task))
+    return searched(judge, flavour, loop, context.store, candidate_id, context.say)
+
+
+def _with_search(made: Outcome, search: Search) -> Outcome:
+    """What the search came to, beside the model that it led to."""
+    told = search.summary()
+    metrics = {**made.results["metrics"], f"search_{told['loss']}": told["best_loss"]}
+    return replace(
+        made,
+        results={**made.results, "metrics": metrics},
+        files={**made.files, "trials.json": canonical(search.table()).encode()},
+        notes={**made.notes, "search": told},
+    )
 
 
 def accepted_flavour(loop: Loop) -> Flavour:
@@ -162,7 +210,7 @@ def accepted_flavour(loop: Loop) -> Flavour:
     """
     flavour = get_flavour(loop.train.flavour, loop)
     faults = []
-    for problem in flavour.problems(loop.train):
+    for problem in [*flavour.problems(loop.train), *search_problems(loop.train, flavour)]:
         place, _, words = problem.partition(": ")
         faults.append(loop.fault(f"train.{place}", words))
     if faults:
@@ -170,8 +218,8 @@ def accepted_flavour(loop: Loop) -> Flavour:
     return flavour
 
 
-def read_rows(context: Context, features: FeatureSet) -> Rows:
-    """The labelled rows of the span.
+def read_rows(context: Context, features: FeatureSet, *, tail: Tail | None = None) -> Rows:
+    """The labelled rows of the span, the newest marked: those of `tail`, else of early stopping.
 
     Raises:
         AsOfError, UserError, DataRefused: As `train`.
@@ -196,7 +244,12 @@ def read_rows(context: Context, features: FeatureSet) -> Rows:
     if not table.num_rows:
         raise AsOfError(_nothing(context, features))
     rows = prepare_rows(
-        context.loop, table, features.columns, trained_through, lambda: _when_enough(context, features)
+        context.loop,
+        table,
+        features.columns,
+        trained_through,
+        lambda: _when_enough(context, features),
+        tail=tail,
     )
     refuse_infinite(
         rows.schema,
@@ -246,23 +299,8 @@ def _fit_task(context: Context, rows: Rows, progress: Progress) -> FitTask:
         report=progress.report,
         hook=load_hook(context.loop, hook, "train.hook") if hook else None,
         device=context.device,
+        init=fetch_weights(context.loop, context.store),
     )
-
-
-@contextmanager
-def _own_code(loop: Loop) -> Iterator[None]:
-    """Within it the loop's own classes can be imported, and their failures become HookErrors."""
-    own = bool(hooks_of(loop)["train"])
-    with loop_imports(loop) if own else nullcontext():
-        try:
-            yield
-        except TreadleError:
-            raise
-        except (Exception, SystemExit) as error:
-            if not own:
-                raise
-            what = f"training with {loop.train.hook or loop.train.flavour}"
-            raise HookError(what, str(loop.folder), own_traceback(error, loop)) from error
 
 
 def _sample_size(loop: Loop) -> int:
@@ -339,6 +377,7 @@ def _outcome(
         files={
             **model,
             **own,
+            **({"init/weights": weights} if (weights := fetch_weights(loop, context.store)) else {}),
             "loop/spec.json": canonical(recipe_sections(loop)).encode(),
             "reference.npz": reference,
             "rounds.json": canonical(progress.history).encode(),

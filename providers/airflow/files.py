@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ _IMPORTS = re.compile(
     re.MULTILINE,
 )
 _WORD = re.compile(r"[\w.]+")
+_log = logging.getLogger(__name__)
 _newest: tuple[Loop, str] | None = None  # the DAGs of one loop are built one after the other
 NO_LOOPS = ("pools.yaml", "pools.yml")
 
@@ -85,8 +88,8 @@ def loop_files(folder: Path) -> list[Path]:
 def load_loops(*folders: str | os.PathLike[str], **kwargs: Any) -> dict[str, DAG]:
     """The DAGs of every loop in some folders, by variable name: for a DAG file's `globals().update(...)`.
 
-    A loop that can't be used becomes an import error of its own, under its own path, and the others stay. In a task's
-    process only the DAGs of the task's loop are built.
+    A loop that can't be used becomes an import error of its own, under its own path, and the others stay; Airflow's
+    commands say it in their output. In a task's process only the DAGs of the task's loop are built.
 
     Args:
         folders: Where the loop files are.
@@ -115,9 +118,17 @@ def load_loops(*folders: str | os.PathLike[str], **kwargs: Any) -> dict[str, DAG
             errors.append((path, error))
     if wanted and wanted not in taken:
         _gone(wanted, folders, errors)
-    if not wanted:
+    if not wanted and _errors_are_noted():
         found |= {dag.dag_id: dag for dag in (broken_dag(path, error) for path, error in errors)}
+    elif not wanted:
+        for _, unusable in errors:
+            _log.error("left out: %s", unusable)
     return found
+
+
+def _errors_are_noted() -> bool:
+    """Whether this is a DAG processor: it notes an error of each DAG; `airflow dags reserialize` stops at the first."""
+    return "airflow.dag_processing.processor" in sys.modules
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:

@@ -22,7 +22,9 @@ os.environ |= {
     "TREADLE_USER": "ann",
 }
 
-from home import Home  # noqa: E402  # Airflow reads its settings when it is imported
+import treadle  # noqa: E402  # Airflow reads its settings when it is imported
+from home import Home  # noqa: E402
+from wheel import SECOND, Wheel, copy_of, lenient  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,14 @@ def home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     made.begin(migrated, monkeypatch)
     yield made
     made.end()
+
+
+@pytest.fixture(scope="session")
+def unanswered(turned: tuple[Wheel, treadle.Run], tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    """The small loop with a champion, and with a challenger that ann trained and a person has to approve."""
+    wheel = copy_of(turned[0], tmp_path_factory.mktemp("unanswered"))
+    lenient(wheel)
+    wheel.edit("orders.yaml", "monitor:", "approval: manual\nmonitor:")
+    wheel.run(SECOND)
+    assert wheel.kinds()[-2:] == ["propose", "hold"]
+    return wheel

@@ -37,7 +37,7 @@ class Desk:
 
     home: Home
     answers: list[Answer]
-    patience: float = 60.0
+    patience: float = 200.0
     asked: list[Question] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)

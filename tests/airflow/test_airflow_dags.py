@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.models import DagModel
 from airflow.sdk import DAG, Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, task
-from home import DROP_IN, parsed
+from airflow.utils.session import create_session
+from desk import stored
+from home import DROP_IN, Home, parsed
 from small import write_small_loop
+from sqlalchemy import select
 from treadle import Loop
 from treadle.errors import SpecError, UserError
 from treadle.loop_code import code_of
@@ -216,6 +221,20 @@ def test_a_broken_loop_is_an_import_error_of_its_own_with_file_and_line(folder: 
     assert f"{broken}:12: data.holdout: 'fortnight' is not a duration" in told.import_errors[broken]
     assert f"{lacking}:9: data.tables.orders.sql: the file gone.sql" in told.import_errors[lacking]
     assert {dag.dag_id for dag in told.serialized_dags} == {"orders", "orders__monitor"}
+
+
+def test_airflow_s_own_commands_store_the_other_loops_and_say_what_they_left_out(
+    home: Home, wheel: Wheel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = wheel.path.read_text().replace("holdout: 14d", "holdout: fortnight")
+    (wheel.path.parent / "a_broken.yaml").write_text(text)
+    home.drop_in(wheel.path.parent)
+    # As in `airflow dags reserialize`, which has no DAG processor, and stops at a DAG that can't be stored.
+    monkeypatch.delitem(sys.modules, "airflow.dag_processing.processor", raising=False)
+    stored(home)
+    with create_session() as session:
+        assert set(session.scalars(select(DagModel.dag_id))) == {"orders", "orders__monitor"}
+    assert "a_broken.yaml:12: data.holdout: 'fortnight' is not a duration" in caplog.text
 
 
 def test_two_loops_of_one_name_are_told_apart(folder: Path) -> None:

@@ -40,6 +40,16 @@ def test_a_dag_on_a_new_champion_is_a_dag() -> None:
     assert "treadle://flights/champion" in str(dag.schedule)
 
 
+def test_a_group_stands_between_the_tasks_of_an_etl(wheel: Wheel) -> None:
+    (block,) = (block for block in BLOCKS if "LabelsAvailableSensor" in block)
+    made: dict[str, Any] = {}
+    exec(block.replace("loops/flights.yaml", str(wheel.path)), made)
+    dag = made["dag"]
+    assert dag.get_task("orders.prepare.run").upstream_task_ids == {"labels"}
+    assert dag.get_task("labels").upstream_task_ids == {"load"}
+    assert dag.get_task("tell").upstream_task_ids == {"orders.deploy.run"}
+
+
 def test_the_rules_of_the_clock_are_those_of_the_code() -> None:
     rules = [line.split("|")[2:5] for line in (clock.__doc__ or "").splitlines() if re.match(r"\| \d", line)]
     told = [line.split("|")[2:5] for line in PAGE.splitlines() if re.match(r"\| \d", line)]

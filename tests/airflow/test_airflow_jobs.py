@@ -13,6 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow_cases import Notes, context
 from treadle import jobs
+from treadle.hardware.backends import BACKENDS
 from treadle_airflow.operators.jobs import NOTE
 from treadle_airflow.operators.stages import TreadlePrepareOperator, TreadleStageOperator
 from treadle_airflow.triggers.job import TreadleJobTrigger
@@ -45,29 +46,21 @@ def waited(trigger: Any) -> dict[str, Any]:
     return asyncio.run(first())  # type: ignore[no-any-return]
 
 
-def test_a_stage_on_a_pool_waits_without_a_worker_and_makes_the_same_record(wheel: Wheel) -> None:
+def test_a_stage_on_a_pool_waits_without_a_worker_and_is_found_again_after_a_worker_s_death(
+    wheel: Wheel,
+) -> None:
     notes = Notes()
-    put_off = deferred(wheel, notes)
-    assert put_off.method_name == "execute_complete"
-    assert notes[NOTE]["ref"] == put_off.trigger.ref  # type: ignore[attr-defined]
-    path, stored = put_off.trigger.serialize()
+    first, second = deferred(wheel, notes), deferred(wheel, notes)
+    assert first.method_name == "execute_complete"
+    assert notes[NOTE]["ref"] == first.trigger.ref == second.trigger.ref  # type: ignore[attr-defined]
+    path, stored = first.trigger.serialize()
     assert path == "treadle_airflow.triggers.job.TreadleJobTrigger"
-    again = TreadleJobTrigger(**json.loads(json.dumps(stored)))
-    event = waited(again)
-    told = prepare(wheel).execute_complete(context(conf=EARLY, notes=notes), event)
+    waited(TreadleJobTrigger(**json.loads(json.dumps(stored))))
+    third = deferred(wheel, notes)  # the job ended while nobody looked
+    told = prepare(wheel).execute_complete(context(conf=EARLY, notes=notes), waited(third.trigger))
     assert told["id"] == wheel.run(EARLY["as_of"], to="prepare")["prepare"].id  # type: ignore[arg-type]
     assert not told["reused"]
     assert notes == {}
-
-
-def test_a_try_after_a_worker_s_death_goes_on_with_the_job(wheel: Wheel) -> None:
-    notes = Notes()
-    first, second = deferred(wheel, notes), deferred(wheel, notes)
-    assert first.trigger.ref == second.trigger.ref  # type: ignore[attr-defined]
-    waited(first.trigger)
-    third = deferred(wheel, notes)  # the job ended while nobody looked
-    event = waited(third.trigger)
-    assert prepare(wheel).execute_complete(context(conf=EARLY, notes=notes), event)["stage"] == "prepare"
 
 
 def test_killing_the_task_cancels_the_job_and_a_later_try_begins_anew(wheel: Wheel) -> None:
@@ -81,8 +74,7 @@ def test_killing_the_task_cancels_the_job_and_a_later_try_begins_anew(wheel: Whe
     assert jobs.poll(ref).state in ("stopped", "preempted")
     later = deferred(wheel, notes)
     assert later.trigger.ref != put_off.trigger.ref  # type: ignore[attr-defined]
-    event = waited(later.trigger)
-    assert prepare(wheel).execute_complete(context(conf=EARLY, notes=notes), event)["id"]
+    asyncio.run(later.trigger.on_kill())
 
 
 def test_a_worker_that_is_killed_while_it_waits_cancels_the_job(wheel: Wheel) -> None:
@@ -124,6 +116,24 @@ def test_an_event_that_is_not_of_the_job_is_no_success(wheel: Wheel) -> None:
     asyncio.run(put_off.trigger.on_kill())
 
 
+def test_a_triggerer_that_can_t_look_at_the_job_says_why_and_leaves_none_running(
+    wheel: Wheel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes()
+    put_off = deferred(wheel, notes)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setitem(BACKENDS, "local", ("no_such_package:Backend", "kubernetes"))
+        event = waited(put_off.trigger)
+    with pytest.raises(AirflowFailException, match=r"the triggerer can't look at .*treadle\[kubernetes\]"):
+        prepare(wheel).execute_complete(context(conf=EARLY, notes=notes), event)
+    ref = jobs.JobRef.from_json(put_off.trigger.ref)  # type: ignore[attr-defined]
+    over = time.monotonic() + 60
+    while not jobs.poll(ref).is_over and time.monotonic() < over:
+        time.sleep(0.1)
+    assert jobs.poll(ref).state in ("stopped", "preempted")
+
+
+@pytest.mark.slow
 def test_without_deferral_the_worker_waits(wheel: Wheel) -> None:
     told = prepare(wheel, deferrable=False).execute(context(conf=EARLY))
     assert told["as_of"] == "2024-02-05T00:00:00Z"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import treadle_airflow
+from airflow.providers_manager import ProvidersManager
 from home import DROP_IN, environment
 from treadle_airflow.provider_info import get_provider_info
 
@@ -41,12 +43,16 @@ def python(code: str, **variables: str) -> str:
 LOADED = "print(*{name.partition('.')[0] for name in sys.modules})"
 
 
-def test_parsing_the_drop_in_file_loads_nothing_heavy() -> None:
+def test_parsing_the_drop_in_file_and_the_plugin_of_the_page_load_nothing_heavy() -> None:
     loops = str(Path(__file__).parents[2] / "loops")
-    parse = f"import runpy, sys; found = runpy.run_path({str(DROP_IN)!r}); assert 'flights__monitor' in found"
-    loaded = set(python(f"{parse}; {LOADED}", TREADLE_LOOPS=loops).split())
-    assert "treadle_airflow" in loaded
-    assert loaded & HEAVY == set()
+    plugin = "import airflow.sdk, sys; before = set(sys.modules); import treadle_airflow.page.plugin"
+    parse = f"import runpy; found = runpy.run_path({str(DROP_IN)!r}); assert 'flights__monitor' in found"
+    code = f"{plugin}; print(*(set(sys.modules) - before)); {parse}; {LOADED}"
+    of_plugin, of_all = (set(line.split()) for line in python(code, TREADLE_LOOPS=loops).splitlines()[-2:])
+    assert "treadle_airflow" in of_all
+    assert of_all & HEAVY == set()
+    # What the API server loads for the page, a worker has anyway.
+    assert {name.split(".")[0] for name in of_plugin} <= {"treadle_airflow", "airflow", "importlib_metadata"}
 
 
 def test_the_provider_s_description_imports_nothing_beyond_the_standard_library() -> None:
@@ -60,24 +66,22 @@ def test_the_provider_s_description_imports_nothing_beyond_the_standard_library(
 
 
 def test_airflow_lists_the_provider_its_connection_type_and_its_links() -> None:
-    code = """
-from airflow.providers_manager import ProvidersManager
-manager = ProvidersManager()
-print(manager.providers["treadle"].data["name"])
-print(manager.hooks["treadle"].hook_class_name)
-print(*manager.extra_links_class_names)
-print(*[name for name in manager.connection_form_widgets if "treadle" in name])
-"""
-    name, hook, links, fields = python(code).splitlines()[-4:]
-    assert name == "Treadle"
-    assert hook == "treadle_airflow.hooks.treadle.TreadleHook"
-    assert "treadle_airflow.links.MlflowLink" in links
-    assert "extra__treadle__store" in fields
+    manager = ProvidersManager()
+    assert manager.providers["treadle"].data["name"] == "Treadle"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the form of a connection reads it so
+        hook = manager.hooks["treadle"]
+    assert hook is not None
+    assert hook.hook_class_name == "treadle_airflow.hooks.treadle.TreadleHook"
+    assert "treadle_airflow.links.MlflowLink" in manager.extra_links_class_names
+    assert "extra__treadle__store" in manager.connection_form_widgets
 
 
-def test_the_command_line_shows_the_provider() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["providers list", "providers hooks", "plugins"])
+def test_the_command_line_shows_the_provider(what: str) -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("airflow")), "providers", "list", "--output", "json"],
+        [str(Path(sys.executable).with_name("airflow")), *what.split(), "--output", "json"],
         capture_output=True,
         text=True,
         check=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,16 +16,13 @@ from treadle import acts
 from treadle.registry.log import Entry
 from treadle_airflow import assets
 from treadle_airflow.operators.approval import TreadleProposeOperator
-from wheel import SECOND, THIRD, Wheel, lenient
+from wheel import SECOND, THIRD, Wheel, copy_of
 
 
 @pytest.fixture
-def asking(home: Home, wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> Wheel:
+def asking(home: Home, unanswered: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
     """A loop whose challenger, trained by ann, waits for a person."""
-    lenient(wheel)
-    wheel.edit("orders.yaml", "monitor:", "approval: manual\nmonitor:")
-    wheel.run(SECOND)
-    assert wheel.kinds()[-2:] == ["propose", "hold"]
+    wheel = copy_of(unanswered, tmp_path)
     monkeypatch.setenv("TREADLE_STORE", str(wheel.store))
     home.drop_in(wheel.path.parent)
     return wheel

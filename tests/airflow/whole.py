@@ -11,13 +11,13 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "airflow_demo.py"
-PATIENCE_S = 240
+PATIENCE_S = 600
 _Seen = TypeVar("_Seen")
 
 
@@ -41,8 +41,13 @@ class Airflow:
             self.tokens[user] = _ask(f"{self.address}/auth/token", login)["access_token"]
         return self.tokens[user]
 
+    def dags(self) -> list[str]:
+        """The DAGs that were parsed so far."""
+        return [dag["dag_id"] for dag in self.ask("/dags?limit=100")["dags"]]
+
     def trigger(self, dag: str, **conf: Any) -> str:
         """The new run's path."""
+        until(lambda: dag in self.dags(), f"{dag} is parsed")
         run = self.ask(f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
         return _path(run)
 
@@ -69,16 +74,39 @@ class Airflow:
 
         return until(state, f"{run} ends")
 
+    def questions(self, dag: str) -> list[dict[str, Any]]:
+        """What waits for a person in a DAG: `run`, `path`, `subject`, `body`."""
+        told = self.ask(f"/dags/{dag}/dagRuns/~/hitlDetails?response_received=false")["hitl_details"]
+        runs = [(_path(one["task_instance"]), one) for one in told]
+        return [
+            {
+                **one,
+                "run": run,
+                "path": f"{run}/taskInstances/{one['task_instance']['task_id']}/-1/hitlDetails",
+            }
+            for run, one in runs
+        ]
+
     def question(self, dag: str) -> dict[str, Any]:
-        """What waits for a person in a DAG: `path`, `subject`, `body`."""
+        """The first that waits for a person in a DAG, as soon as there is one."""
+        return until(lambda: self.questions(dag), f"{dag} asks someone")[0]
 
-        def open_one() -> dict[str, Any] | None:
-            told = self.ask(f"/dags/{dag}/dagRuns/~/hitlDetails?response_received=false")["hitl_details"]
-            return told[0] if told else None
+    def log(self, run: str, task: str, *, attempt: int = 1) -> str:
+        """A try's log, errors included."""
+        lines = self.ask(f"{run}/taskInstances/{task}/logs/{attempt}?full_content=true")["content"]
+        errors = [error for line in lines for error in line.get("error_detail") or []]
+        return "\n".join([*(str(line["event"]) for line in lines), *(str(e["exc_value"]) for e in errors)])
 
-        found = until(open_one, f"{dag} asks someone")
-        task = found["task_instance"]
-        return {**found, "path": f"{_path(task)}/taskInstances/{task['task_id']}/-1/hitlDetails"}
+    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """What someone types on the scheduler's machine."""
+        env = {
+            **os.environ,
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.address}/execution/",
+        }
+        command = [str(Path(sys.executable).with_name("airflow")), *args]
+        return subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=240)
 
     def stop(self) -> int:
         """Ctrl-C; the exit code."""
@@ -87,14 +115,37 @@ class Airflow:
 
     def left(self) -> list[str]:
         """The commands of the processes that belong to this Airflow, itself included."""
+        return [command for _, command in self._processes()]
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Stands still within it: a command that writes several times then never finds SQLite locked by another."""
+        still = [
+            pid
+            for pid, command in self._processes()
+            if any(
+                part in command
+                for part in ("airflow scheduler", "airflow dag-processor", "airflow triggerer")
+            )
+        ]
+        for pid in still:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in still:
+                os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[tuple[int, str]]:
         mark, found = f"TREADLE_AIRFLOW={self.home}\0".encode(), []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if mark in (folder / "environ").read_bytes():
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found.append((int(folder.name), command))
             except OSError:
                 continue
-        return [command for command in found if command]
+        return [(pid, command) for pid, command in found if command]
 
 
 def _path(run: dict[str, Any]) -> str:
@@ -117,9 +168,10 @@ def until(
     """What `look` sees, as soon as it sees something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        seen = look()
-        if seen:
-            return seen
+        with suppress(TimeoutError):  # the machine may be busy
+            seen = look()
+            if seen:
+                return seen
         time.sleep(pause)
     raise AssertionError(f"waited {seconds} s in vain until {what}")
 

@@ -62,7 +62,7 @@ class _OnProposal(TreadleOperator):
                     as_of=proposal.get("as_of"),
                     track=proposal["track"],
                     who=who,
-                    say=lambda line: self.log.info("%s", line),
+                    say=self.said,
                 ) as session:
                     yield session
         except TreadleError as error:

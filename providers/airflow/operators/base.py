@@ -90,7 +90,7 @@ class TreadleOperator(BaseOperator):
                     as_of=time.as_of,
                     track=track,
                     who=asked.who,
-                    say=lambda line: self.log.info("%s", line),
+                    say=self.said,
                 ) as session:
                     self.log.info(
                         "%s as of %s (%s) on track %s%s",
@@ -119,6 +119,10 @@ class TreadleOperator(BaseOperator):
             told = {"candidate": entry.candidate, "version": entry.sequence, "why": entry.why}
             extra = {"as_of": format_instant(session.as_of), "track": session.track, **told}
             self.tell(context, assets.champion(session.loop.name), extra)
+
+    def said(self, line: str) -> None:
+        """Logs a line of the core's progress."""
+        self.log.info("%s", line)
 
     def check(self, context: Context, session: Session, asked: Asked) -> None:
         """What has to hold before the work; for subclasses."""

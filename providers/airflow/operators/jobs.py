@@ -125,6 +125,12 @@ class OnPools(TreadleOperator):
         if event.get("timed_out"):
             jobs.cancel(ref)
             raise AirflowFailException(f"{self.stage}: {ref} took longer than job_timeout; it was cancelled")
+        if event.get("problem"):
+            where = "the triggerer" if self.deferrable else "this worker"
+            jobs.cancel(ref)
+            raise AirflowFailException(
+                f"{self.stage}: {where} can't look at {ref}, which was cancelled: {event['problem']}"
+            )
         settled = jobs.settle(session, ref)
         if isinstance(settled, jobs.JobRef) and settled != ref:
             self.log.info("attempt %s: %s", settled.attempt, settled)

@@ -166,12 +166,16 @@ class TreadleEvaluateOperator(TreadleStageOperator):
     of_stage = "evaluate"
     operator_extra_links = (MlflowLink(),)
 
+    def said(self, line: str) -> None:
+        """All lines but the one that cuts the verdict short: `finished` tells it whole."""
+        if "Verdict(" not in line:
+            super().said(line)
+
     def finished(self, context: Context, session: Session, record: Record) -> Json:
         """Also says the decision."""
         summary = super().finished(context, session, record)
-        self.log.info(
-            "%s: %s", "champion kept" if summary["decision"] in LOST else summary["decision"], summary["why"]
-        )
+        decision = "champion kept" if summary["decision"] in LOST else summary["decision"]
+        self.log.info("verdict %s, %s: %s", record.id[:12], decision, summary["why"])
         return summary
 
 
@@ -197,7 +201,10 @@ class TreadleReleaseOperator(_WaitsForMlflow):
         """Also the outcome by the log; a challenger that waits for a person becomes an event."""
         outcome, why = outcome_of(session, record)
         summary = {**super().finished(context, session, record), "outcome": outcome, "why": why}
-        self.log.info("%s: %s", outcome, why)
+        if outcome == "promoted":  # the core has said why; and for `waits` it has said all
+            self.log.info("promoted")
+        elif outcome != "waits":
+            self.log.info("%s: %s", outcome, why)
         if outcome == "waits":
             told = {name: getattr(record, name) for name in ("verdict", "candidate", "candidate_id")}
             extra = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence, Set
 from html import escape
 from pathlib import Path
@@ -11,7 +12,11 @@ from urllib.parse import quote
 from treadle_airflow.page.plugin import PREFIX
 
 Json = dict[str, Any]
-_COLUMNS = ("Loop", "Champion", "Last verdict", "Last drift", "Waits for a person", "Alerts")
+_COLUMNS = ("Loop", "Champion", "Last verdict", "Last drift", "Waits for a person", "Other alerts")
+# Alerts that a column to the left tells already.
+_TOLD = re.compile(
+    r"a (challenger|first model) of |the challenger of .* lost;|inputs drifted in |quality decayed in "
+)
 _NO_LOOPS = (
     "No loops to show: put loop files into <code>loops/</code> in the DAGs folder, or set <code>TREADLE_LOOPS</code>"
     " for the API server, too."
@@ -68,7 +73,7 @@ def _row(row: Json, base: str, readable: Set[str]) -> str:
         _verdict(status["last_verdict"]),
         _drift(status["drift"], name, base),
         _pending(status["pending"], name, base, readable),
-        _list(status["alerts"]),
+        _list([alert for alert in status["alerts"] if not _TOLD.match(alert)]),
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 

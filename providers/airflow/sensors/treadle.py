@@ -193,6 +193,8 @@ class TreadleJobSensor(BaseSensorOperator):
         if event["timed_out"]:
             words = f"{job} still runs after {self.timeout:g} s"
             raise AirflowSkipException(words) if self.soft_fail else AirflowSensorTimeout(words)
+        if event.get("problem"):
+            raise AirflowFailException(f"{job} can't be looked at: {event['problem']}")
         if event["state"] != "succeeded":
             raise AirflowFailException(f"{job} ended as {event['state']}; its log says more")
         return {"job": job.job, "stage": job.stage, "state": event["state"]}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from treadle.errors import Transient
+from treadle.errors import Transient, TreadleError
 
 _MOST_FAILURES = 60
 
@@ -16,9 +16,10 @@ _MOST_FAILURES = 60
 async def wait_for_job(
     ref: str, poll_interval: float, deadline: float | None, say: Callable[..., Any]
 ) -> dict[str, Any]:
-    """Looks at a job until it ended: `ref`, `state`, and `timed_out` where the deadline came first.
+    """Looks at a job until it ended: `ref`, `state`, `timed_out` where the deadline came first, or `problem`.
 
     The job's output goes to `say` as it comes. A look that fails says nothing about the job; sixty in a row are raised.
+    `problem` is in words what makes looking impossible here, such as a package that is not installed.
     """
     from treadle import jobs
 
@@ -33,6 +34,8 @@ async def wait_for_job(
             if failures >= _MOST_FAILURES:
                 raise
             say("%s can't be seen (%s); looking again", job, error)
+        except TreadleError as error:
+            return {"ref": ref, "state": "unknown", "timed_out": False, "problem": str(error)}
         else:
             for line in lines:
                 say("%s", line)

@@ -1,0 +1,172 @@
+"""Stages on Kubernetes, end to end on the cluster on loopback: the records of a run in process, whatever befalls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import treadle
+from kubernetes_api.server import Api, api_server
+from treadle import jobs
+from treadle.errors import JobFailed, UserError
+from treadle.hardware.backend import Status
+from treadle.hardware.pools import Pool
+from treadle.jobs import JobRef
+from treadle.jobs.file import treadle_version
+from treadle.records import Record
+from treadle.session import Session
+from wheel import FIRST, SECOND, Wheel, copy_of, ids
+
+POOLS = """
+cluster:
+  backend: kubernetes
+  image: treadle:test
+  python: {python}
+  roles: {{default: treadle-jobs}}
+  max_seconds: 600
+  options: {{secrets: {{MLFLOW_TRACKING_TOKEN: mlflow/token}}, grace_s: {grace_s}}}
+"""
+# Long enough for something to happen meanwhile.
+LONG = (
+    ("rounds: 30", "rounds: 700"),
+    ("max_depth: 3, learning_rate: 0.3", "max_depth: 2, learning_rate: 0.01"),
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    with api_server() as made:
+        made.cluster.secrets["mlflow"] = {"token": "hunter2hunter2"}
+        monkeypatch.setenv("KUBECONFIG", str(made.write_config(tmp_path / "kubeconfig")))
+        yield made
+
+
+def on_cluster(wheel: Wheel, python: str = sys.executable, grace_s: int = 60) -> Pool:
+    (wheel.path.parent / "pools.yaml").write_text(POOLS.format(python=python, grace_s=grace_s))
+    pool = jobs.pool_of(treadle.Loop.load(wheel.path), "train", "cluster")
+    assert pool is not None
+    return pool
+
+
+def until(ref: JobRef, there: Callable[[Status], bool]) -> Status:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if there(status := jobs.poll(ref)):
+            return status
+        time.sleep(0.05)
+    raise AssertionError(jobs.poll(ref))
+
+
+def settled(session: Session, ref: JobRef) -> Record:
+    until(ref, lambda status: status.is_over)
+    found = jobs.settle(session, ref)
+    return found if isinstance(found, Record) else settled(session, found)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    turned: tuple[Wheel, treadle.Run], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Wheel, Record]:
+    """A long training that nobody interrupts, and its features in the store."""
+    wheel = copy_of(turned[0], tmp_path_factory.mktemp("undisturbed"))
+    for before, after in LONG:
+        wheel.edit("orders.yaml", before, after)
+    wheel.run(SECOND, to="featurize")
+    apart = copy_of(wheel, tmp_path_factory.mktemp("apart"))
+    return wheel, apart.run(SECOND, to="train")["train"]
+
+
+@pytest.mark.parametrize(
+    ("befalls", "state"),
+    [("evict", "preempted"), ("reboot", "lost"), ("remove_node", "preempted")],
+    ids=["drained", "rebooted", "deleted"],
+)
+def test_a_training_whose_node_is_taken_away_ends_in_the_same_bytes(
+    undisturbed: tuple[Wheel, Record], api: Api, tmp_path: Path, befalls: str, state: str
+) -> None:
+    wheel, whole = copy_of(undisturbed[0], tmp_path / "copy"), undisturbed[1]
+    session = wheel.session(SECOND)
+    inputs = {"featurize": wheel.run(SECOND, to="featurize")["featurize"].id}
+    ref = jobs.submit(session, "train", on_cluster(wheel), inputs)
+    until(ref, lambda status: any("train: round 120," in line for line in jobs.logs(ref)[0]))
+    getattr(api.cluster, befalls)(ref.handle.name)
+    record = settled(session, ref)
+    assert (record.id, record.digest, record.blobs) == (whole.id, whole.digest, whole.blobs)
+    assert record.notes["resumed_from"] >= 100
+    (lost,) = record.notes["attempts"]
+    assert (lost["number"], lost["state"]) == (1, state)
+    assert lost["reason"]
+    assert lost["seconds"] > 0
+    assert record.notes["job"]["backend"] == "kubernetes"
+    assert record.notes["job"]["name"] != ref.handle.name
+
+
+def test_stages_make_the_records_of_a_run_in_process(
+    turned: tuple[Wheel, treadle.Run], api: Api, tmp_path: Path
+) -> None:
+    wheel = copy_of(turned[0], tmp_path)
+    on_cluster(wheel)
+    fresh = Wheel(wheel.path, tmp_path / "fresh")
+    lines: list[str] = []
+    pools = dict.fromkeys(("prepare", "train", "evaluate"), "cluster")
+    run = fresh.run(FIRST, pools=pools, say=lines.append)
+    assert ids(run) == ids(turned[1])
+    assert any(line.startswith("train: xgboost on") for line in lines)
+    made = [api.cluster.objects[key] for key in api.cluster.created if key[0] == "Job"]
+    assert [job["metadata"]["labels"]["treadle/stage"] for job in made] == ["prepare", "train", "evaluate"]
+    assert {job["spec"]["template"]["spec"]["serviceAccountName"] for job in made} == {"treadle-jobs"}
+    assert "hunter2" not in str(made)
+    assert "hunter2" not in "".join(lines)
+
+
+def test_a_client_that_comes_back_goes_on_with_the_running_job(
+    undisturbed: tuple[Wheel, Record], api: Api, tmp_path: Path
+) -> None:
+    wheel = copy_of(undisturbed[0], tmp_path / "copy")
+    pool = on_cluster(wheel)
+    inputs = {"featurize": wheel.run(SECOND, to="featurize")["featurize"].id}
+    first = jobs.submit(wheel.session(SECOND), "train", pool, inputs)
+    until(first, lambda status: any("train: round 20," in line for line in jobs.logs(first)[0]))
+    session = wheel.session(SECOND)
+    again = jobs.submit(session, "train", pool, inputs)
+    assert again.handle == first.handle
+    assert JobRef.from_json(again.to_json()) == again
+    jobs.cancel(again, 60)
+    assert until(again, lambda status: status.is_over).state == "stopped"
+    with pytest.raises(JobFailed, match=r"was cancelled(.|\n)*asked to end"):
+        jobs.settle(session, again)
+    assert len([key for key in api.cluster.created if key[0] == "Job"]) == 1
+
+
+def interpreter(folder: Path, script: str) -> str:
+    """The path of a program that an image has for a Python."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_an_image_without_treadle_is_told_with_what_to_do(wheel: Wheel, api: Api, tmp_path: Path) -> None:
+    script = 'echo "python: No module named treadle" >&2; exit 1'
+    pool = on_cluster(wheel, interpreter(tmp_path, script))
+    session = wheel.session(FIRST)
+    inputs = {"featurize": wheel.run(FIRST, to="featurize")["featurize"].id}
+    with pytest.raises(JobFailed, match=r"There is no treadle.*image"):
+        settled(session, jobs.submit(session, "train", pool, inputs))
+
+
+def test_an_image_with_another_treadle_is_refused_with_both_versions(
+    wheel: Wheel, api: Api, tmp_path: Path
+) -> None:
+    program = "import sys, treadle.jobs.execute as e; e.treadle_version = lambda: '9.9'; sys.argv[:] = sys.argv[3:]; "
+    program += "from treadle.cli import main; main()"
+    pool = on_cluster(wheel, interpreter(tmp_path, f'exec {sys.executable} -c "{program}" "$@"'))
+    session = wheel.session(FIRST)
+    inputs = {"featurize": wheel.run(FIRST, to="featurize")["featurize"].id}
+    with pytest.raises(UserError, match=rf"treadle {treadle_version()}, .* has 9\.9"):
+        settled(session, jobs.submit(session, "train", pool, inputs))
