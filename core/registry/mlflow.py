@@ -189,7 +189,11 @@ def _fill(client: Any, run_id: str, store: Store, candidate: Candidate) -> None:
 
     blob = candidate.blobs.get("loop/spec.json")
     sections = json.loads(fetch_blob(store, blob).read_bytes()) if blob else {}
-    params = [Param(key, value) for key, value in _params(sections.get("train", {})).items()]
+    train = sections.get("train", {})
+    # What a search found stands beside what the loop says.
+    found = candidate.notes.get("search", {}).get("params", {})
+    train = {**train, "params": {**train.get("params", {}), **found}} if found else train
+    params = [Param(key, value) for key, value in _params(train).items()]
     # One time for all, so that logging a point again is the same point.
     moment = int(candidate.as_of.timestamp() * 1000)
     rounds = candidate.blobs.get("rounds.json")

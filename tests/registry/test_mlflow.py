@@ -147,6 +147,17 @@ def test_a_candidate_is_projected_once_and_found_again(
     assert (str(version.version), version.run_id) == (first.version, first.run_id)
 
 
+def test_what_a_search_found_stands_beside_what_the_loop_says(
+    loop: Loop, store: Store, candidate: Candidate
+) -> None:
+    found = {"search": {"params": {"max_depth": 7, "booster": "dart"}}}
+    tuned = candidate.model_copy(update={"notes": found})
+    run_id = projection.project_candidate(loop, store, "searched", tuned).run_id
+    params = client_of(loop, store).get_run(run_id).data.params
+    assert (params["params.max_depth"], params["params.booster"]) == ("7", "dart")
+    assert params["rounds"] == "5"
+
+
 def test_the_production_track_has_the_loops_plain_name() -> None:
     assert projection.model_name(make_loop(), "production") == "orders"
     assert projection.model_name(make_loop(), "replay") == "orders--replay"
