@@ -67,7 +67,9 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_environment(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_environment(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    from s3fs import S3FileSystem
+
     for name, value in {
         "AWS_ENDPOINT_URL": s3,
         "AWS_ACCESS_KEY_ID": "key",
@@ -76,4 +78,6 @@ def s3_environment(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    return s3
+    S3FileSystem.clear_instance_cache()  # one that is kept knows the address of its first use
+    yield s3
+    S3FileSystem.clear_instance_cache()

@@ -33,7 +33,7 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     # what is changed, the field of the fault, the line's text, what the fault says
     ({"gate.flor": {"roc_auc": 0.6}}, "gate.flor", "flor:", "Did you mean 'floor'?"),
     ({"gates": {}}, "gates", "gates:", "Did you mean 'gate'?"),
-    ({"zzz": 1}, "zzz", "zzz:", "Known are: approval, data"),
+    ({"zzz": 1}, "zzz", "zzz:", "Known are: approval, budget, data"),
     ({f"{TABLE}.entiy": "x"}, f"{TABLE}.entiy", "entiy:", "Did you mean 'entity'?"),
     ({"train.rounds": "many"}, "train.rounds", "rounds:", "valid integer"),
     ({"train.rounds": 0}, "train.rounds", "rounds:", "greater than or equal to 1"),

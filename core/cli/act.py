@@ -89,7 +89,7 @@ def rollback(
     by: By = None,
     as_json: AsJson = False,
 ) -> None:
-    """Return to the champion that the current one's promotion beat.
+    """Return to the champion that the current one replaced.
 
     Scripts say --from MODEL, so that a repeated command never goes back one more.
 

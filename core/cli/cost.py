@@ -114,7 +114,7 @@ def tune_pool(
     store: StoreUri = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run a short sample of a stage on several pools, and compare.
+    """Compare pools by a short sample of a stage.
 
     Time, cost, and cost by what the model learned. Production is not touched; the money counts in
     the loop's ledger and budget. Ends with 1 where no pool came to an end.

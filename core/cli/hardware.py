@@ -44,7 +44,7 @@ def pools(
     track: Track = "production",
     as_json: AsJson = False,
 ) -> int:
-    """List pools; check one by a small job; print the request for a stage.
+    """List pools, check one, or print a stage's request.
 
     The list says what is free, what an hour costs, what can be reached, and how far such a pool was verified.
     `check` runs a one-line job on a pool and compares what it sees with what the pool promises; it ends with 1

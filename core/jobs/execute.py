@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from treadle.errors import Refusal, TreadleError, UserError
 from treadle.hardware.backend import FAILED_EXIT, PREEMPTED_EXIT, REFUSED_EXIT, USER_ERROR_EXIT
+from treadle.hardware.backends import get_backend
 from treadle.hardware.devices import devices_seen, missing_devices
 from treadle.hardware.image import image_notes
 from treadle.hardware.pools import IN_PROCESS
@@ -126,8 +127,7 @@ class _Work:
 
     def _run(self, loop: Loop) -> None:
         file = self.file
-        if missing := missing_devices(file.pool):
-            raise UserError(missing)
+        _refuse_missing_devices(file)
         session = open_session(
             loop, as_of=file.as_of, store=self.store, track=file.track, who=file.who, say=self.say
         )
@@ -179,6 +179,13 @@ def _exit_code(error: TreadleError) -> int:
     if isinstance(error, UserError):
         return USER_ERROR_EXIT
     return REFUSED_EXIT if isinstance(error, Refusal) else FAILED_EXIT
+
+
+def _refuse_missing_devices(file: JobFile) -> None:
+    # Where a job spans machines, this process only leads: its workers look for their devices themselves.
+    leads = file.plan.workers > 1 and get_backend(file.pool.backend).capabilities().multi_node
+    if not leads and (missing := missing_devices(file.pool)):
+        raise UserError(missing)
 
 
 def _refuse_another_version(file: JobFile) -> None:

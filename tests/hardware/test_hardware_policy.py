@@ -152,7 +152,7 @@ def test_a_job_against_the_policy_is_refused_and_nothing_is_claimed(tmp_path: Pa
 
 
 def test_the_policy_of_the_docs_is_right_and_every_field_has_its_row(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "cost.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent.parent / "docs" / "cost.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```yml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (policy,) = (block for block in blocks if "dearest_job" in block)
     (tmp_path / "policy.yaml").write_text(policy)
