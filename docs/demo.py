@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,6 +94,8 @@ def quiet(line: str) -> None:
 
 def main() -> int:
     """The year."""
+    # Asked to end, it ends the endpoint as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     loops, store = WORK / "loops", WORK / "store"
     shutil.rmtree(WORK, ignore_errors=True)
     shutil.copytree(
