@@ -146,6 +146,7 @@ def _client(context: str | None, config_file: str | None) -> Any:
     except (config.ConfigException, OSError) as error:
         # It may quote the file, which holds credentials.
         words = redacted(str(error)).splitlines()[0][:200] if str(error) else type(error).__name__
+        words = words.rstrip(".")
         where = f"the context {context!r} of {config_file or '~/.kube/config'}" if context else "a cluster"
         raise UserError(
             f"there are no credentials for {where}: {words}. Set KUBECONFIG, correct options.context of the pool, or"

@@ -91,7 +91,7 @@ def explained(error: Exception, what: str) -> TreadleError:
     words = f"{what} on SageMaker: {error}"
     if names & _NO_CREDENTIALS:
         return UserError(
-            f"{words} No credentials of AWS were found: log in, or set AWS_PROFILE or the usual variables."
+            f"{words.rstrip('.')}. No credentials of AWS were found: log in, or set AWS_PROFILE or the usual variables."
         )
     if "NoRegionError" in names:
         return UserError(f"{words} Say region in the pool, or set AWS_REGION.")

@@ -1,6 +1,6 @@
 """A Ray session for work that a stage or a command spreads over workers: the cluster it runs on, or one of its own.
 
-A cluster of its own takes the process's cores, listens on the loopback only, and ends with the session, or with the
+A cluster of its own takes the process's cores, asks for a token of its own, and ends with the session, or with the
 process if that is killed.
 """
 
@@ -55,7 +55,7 @@ def ray_workers(count: int, threads: int, purpose: str, *, device: str = "cpu") 
     """
     if find_spec("ray") is None:
         raise MissingPackage("ray", purpose, "ray")
-    address = os.environ.get("RAY_ADDRESS")
+    address = _cluster_address()
     with _own_folder() as folder, _settings(folder, own=not address):
         import ray
 
@@ -68,6 +68,20 @@ def ray_workers(count: int, threads: int, purpose: str, *, device: str = "cpu") 
         finally:
             ray.shutdown()
             _sweep(folder)
+
+
+def on_cluster() -> bool:
+    """Whether this process has a Ray cluster at hand: its job runs on one, RAY_ADDRESS names one, it is connected."""
+    if os.environ.get(_SHARE) or _cluster_address():
+        return True
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _cluster_address() -> str | None:
+    """The cluster that RAY_ADDRESS names; not a dashboard's `http://`, which takes jobs and no workers."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address.startswith(("http://", "https://")) else address or None
 
 
 def _connect(ray: Any, address: str | None, folder: str, count: int) -> None:
@@ -126,23 +140,32 @@ def _share(ray: Any, count: int, threads: int, device: str) -> Workers:
 @contextmanager
 def _settings(folder: str, *, own: bool) -> Iterator[None]:
     """Variables that Ray and its workers read when they start; those of before are back afterwards."""
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    wanted: dict[str, str | None] = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
     if own:
         wanted["TMPDIR"] = folder  # what a killed worker leaves there is removed with the rest
+        wanted["RAY_ADDRESS"] = None
     # Ray takes in how it checks who asks when it is imported, and keeps it.
     if own and ("ray" not in sys.modules or _token):
         _token.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         wanted |= {"RAY_AUTH_MODE": "token", **_token}
     before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    _set(wanted)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    """Sets variables of this process, and takes out those without a value."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager

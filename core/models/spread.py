@@ -41,16 +41,16 @@ def fit_spread(task: FitTask) -> dict[str, bytes]:
     """The files of the model that `task.train.workers` processes learn together, as its predictor saves them.
 
     Raises:
-        MissingPackage: Ray is not installed. UserError: As the fit in one process; a hook can't be spread.
+        MissingPackage: Ray is not installed. UserError: As the fit in one process; a worker lacks its device.
         Transient: A worker or its machine was lost, or the cluster has no room: the next attempt goes on from the last
             checkpoint.
     """
     train = task.train
-    if task.hook is not None:
+    if task.device not in ("cpu", "gpu"):
         raise UserError(
-            f"train.hook: {train.hook} is not on the cluster's nodes, so a fit with a hook can't be spread by Ray."
-            " Leave train.workers out."
+            f"train.workers: on {task.device} the flavour {train.flavour} trains in one process. Leave workers out."
         )
+    hook = _packed_hook(task)
     with ray_workers(
         train.workers, train.threads, "train with several workers", device=task.device
     ) as workers:
@@ -60,7 +60,10 @@ def fit_spread(task: FitTask) -> dict[str, bytes]:
         desk = Queue(actor_options={"num_cpus": 0})
         try:
             order = {
-                "task": replace(task, **_WITHOUT_ROWS, checkpoints=_Nowhere(), report=_ignore, init=None),
+                "task": replace(
+                    task, **_WITHOUT_ROWS, checkpoints=_Nowhere(), report=_ignore, init=None, hook=None
+                ),
+                "hook": hook,
                 "init": (task.init.name, task.init.read_bytes()) if task.init else None,
                 "rows": [ray.put(part) for part in _rows(task, workers.count)],
                 "desk": desk,
@@ -116,11 +119,17 @@ def _training(order: dict[str, Any], workers: Workers) -> Iterator[_Training]:
 
     module, name, _ = _TRAINERS[order["task"].train.flavour]
     trainer_class = getattr(import_module(module), name)
+    own: dict[str, Any] = {}
+    if name == "TorchTrainer":
+        from treadle.models.torch_ray import without_group
+
+        own["torch_config"] = without_group()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_S))
     with tempfile.TemporaryDirectory(prefix="treadle-train-") as folder:
         trainer = trainer_class(
             train_as_one,
+            **own,
             train_loop_config=order,
             scaling_config=ScalingConfig(
                 num_workers=workers.count,
@@ -233,27 +242,53 @@ def train_as_one(order: Mapping[str, Any]) -> None:
 
     rank = get_context().get_world_rank()
     speaker = _Speaker(order["desk"], order["begun"], is_first=rank == 0)
-    told: FitTask = order["task"]
     shared = order["rows"]
     rows = ray.get(shared[rank % len(shared)])
-    # Who is one of a group already starts no workers.
-    train = told.train.model_copy(update={"workers": 1}) if told.train.flavour == "xgboost" else told.train
     with tempfile.TemporaryDirectory(prefix="treadle-worker-") as name:
-        init = None
+        folder = Path(name)
+        task = replace(order["task"], checkpoints=speaker, report=speaker.report, **rows)
         if order["init"]:
-            init = Path(name) / order["init"][0]
-            init.write_bytes(order["init"][1])
-        task = replace(told, train=train, checkpoints=speaker, report=speaker.report, init=init, **rows)
+            task = replace(task, init=folder / order["init"][0])
+            (folder / order["init"][0]).write_bytes(order["init"][1])
         try:
-            predictor = get_flavour(train.flavour).fit(task)
+            with _as_one(task, order["hook"], folder / "loop") as own:
+                predictor = get_flavour(own.train.flavour).fit(own)
         except TreadleError as error:
             # Ray Train would wrap it, and may kill this process before anyone has read it.
-            speaker.say(error=error)
-            return
-        folder = Path(name) / "model"
-        folder.mkdir()
-        predictor.save(folder)
-        speaker.say(files={file.name: file.read_bytes() for file in folder.iterdir()})
+            if not _is_others_end(error):
+                speaker.say(error=error)
+            raise
+        model = folder / "model"
+        model.mkdir()
+        predictor.save(model)
+        speaker.say(files={file.name: file.read_bytes() for file in model.iterdir()})
+
+
+def _is_others_end(error: TreadleError) -> bool:
+    """Whether xgboost only says that another worker is gone, which Ray tells better."""
+    return "/collective/" in str(error.__cause__)
+
+
+@contextmanager
+def _as_one(task: FitTask, hook: Any, folder: Path) -> Iterator[FitTask]:
+    """A worker's task, within what makes one of all workers: Ray joins xgboost's, and not torch's."""
+    if task.train.flavour != "torch":
+        # Who is one of a group already starts no workers.
+        yield replace(task, train=task.train.model_copy(update={"workers": 1}))
+        return
+    from treadle.models.torch_ray import joined, unpacked
+
+    with unpacked(hook, folder) as own, joined(task.device):
+        yield replace(task, hook=own)
+
+
+def _packed_hook(task: FitTask) -> Any:
+    """The task's hook with its files, for `_as_one`."""
+    if task.hook is None:
+        return None
+    from treadle.models.torch_ray import pack_hook
+
+    return pack_hook(task)
 
 
 if TYPE_CHECKING:

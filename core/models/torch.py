@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from treadle import spec
@@ -22,7 +23,9 @@ from treadle.errors import MissingPackage, UserError
 from treadle.models import torch_params
 from treadle.models.ablation import ablated, typical_values
 from treadle.models.predictor import FitTask, Flavour, Predictor, read_manifest, write_manifest
+from treadle.models.ray_session import on_cluster
 from treadle.models.schema import InputSchema
+from treadle.models.spread import fit_spread
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats
@@ -85,12 +88,14 @@ class TorchFlavour:
         return torch_params.problems(train)
 
     def fit(self, task: FitTask) -> Predictor:
-        """See Flavour."""
+        """See Flavour. Several workers are Ray Train's where there is a cluster, else processes of this machine."""
         try:
             from treadle.models import torch_file
             from treadle.models.torch_fit import fit_net
         except ImportError as error:
             raise MissingPackage(error.name or "torch", "train networks", "torch") from error
+        if task.train.workers > 1 and on_cluster() and not _in_group():
+            return self._fit_over_ray(task)
         whole, rounds = fit_net(task)
         onnx = torch_file.to_onnx(whole, len(task.schema.features))
         about = {"schema": task.schema.to_json(), "hook": task.train.hook}
@@ -108,6 +113,12 @@ class TorchFlavour:
         some = task.x[:1000]
         torch_file.refuse_disagreement(whole, predictor.predict(some), some)
         return predictor
+
+    def _fit_over_ray(self, task: FitTask) -> Predictor:
+        with TemporaryDirectory(prefix="treadle-torch-") as name:
+            for file, content in fit_spread(task).items():
+                (Path(name) / file).write_bytes(content)
+            return self.load(Path(name), "none")
 
     def load(self, folder: Path, trust: str) -> Predictor:
         """See Flavour."""
@@ -127,6 +138,13 @@ class TorchFlavour:
             weights=(folder / WEIGHTS_FILE).read_bytes(),
             session=_session(onnx),
         )
+
+
+def _in_group() -> bool:
+    """Whether this process is one of several that train together already."""
+    import torch.distributed as dist
+
+    return bool(dist.is_available() and dist.is_initialized())
 
 
 def _session(onnx: bytes) -> Any:
