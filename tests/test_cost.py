@@ -15,7 +15,7 @@ from processes import call_together, one_json
 from small import write_small_loop
 from treadle import jobs
 from treadle.cli import app
-from treadle.errors import JobFailed, Transient
+from treadle.errors import JobFailed, Transient, UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, State, Status
 from treadle.hardware.pools import Pool
 from treadle.jobs import JobRef
@@ -226,6 +226,19 @@ def test_a_budget_blocks_before_anything_is_submitted(loop: treadle.Loop, tmp_pa
         submitted(other, stage="featurize")
     assert len(Place.jobs) == 1
     assert len(session.store.list(f"jobs/{loop.name}")) == 1
+
+
+def test_what_the_place_can_not_plan_is_not_claimed_and_holds_no_money(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    session = session_of(loop, tmp_path, **budget(1.4))
+    wrong = Pool(name="dear", price=1.0, max_seconds=3600, options={"devises": 1})
+    with pytest.raises(UserError, match="devises"):
+        submitted(session, wrong)
+    assert session.store.list(f"jobs/{loop.name}") == []
+    assert read_ledger(session.store, loop.name).under_way == ()
+    submitted(session)
+    assert len(Place.jobs) == 1
 
 
 def test_jobs_under_way_count_with_what_they_may_come_to(loop: treadle.Loop, tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def _ask(pool: Pool, answer: _Answer) -> None:
         answer.why_not = answer.why_not or f"{type(error).__name__}: {error}"
 
 
+def stage_labels(pool: Pool) -> dict[str, str]:
+    """The stage that a look at a pool stands for: some places have spot and Trainium for trainings alone."""
+    return {"stage": "train"} if pool.spot or pool.kind == "trainium" else {}
+
+
 def _refuse_what_it_can_not(backend: Backend, pool: Pool) -> None:
     """Raises what the backend says against the pool itself, before any job."""
     role = next(iter(pool.roles.values()), None)
@@ -139,6 +144,7 @@ def _refuse_what_it_can_not(backend: Backend, pool: Pool) -> None:
         max_seconds=pool.max_seconds,
         spot=pool.spot,
         role=role,
+        labels=stage_labels(pool),
     )
     backend.plan(spec, pool)
 

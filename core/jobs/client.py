@@ -15,7 +15,7 @@ from typing import Self
 
 from treadle.commit import get_record
 from treadle.errors import Fault, JobFailed, SpecError, Transient, TreadleError
-from treadle.hardware.backend import Backend, Handle, Status
+from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
 from treadle.jobs.command import grace_s, job_spec
@@ -139,10 +139,12 @@ def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> Job
     """An attempt that is planned, claimed and submitted.
 
     Raises:
-        PoolClosed, SpecError, BudgetSpent: See `plan_job`; nothing was claimed.
+        PoolClosed, SpecError, BudgetSpent: See `plan_job`; nothing was claimed. UserError: The backend can't plan it.
     """
     with one_at_a_time(session):
         plan = plan_job(session, file.stage, pool)
+        # What the backend can't make a request of must not be claimed, nor its money set aside.
+        backend.plan(_spec(session, backend, pool, file.model_copy(update={"plan": plan})), pool)
         file = claim(session.store, file.model_copy(update={"plan": plan}))
         open_page(session.store, file)
     return _submitted(session, backend, pool, file)
@@ -150,9 +152,12 @@ def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> Job
 
 def _submitted(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobRef:
     """An attempt that is claimed, at its backend: by this process or by another that claimed the same."""
+    return _ref(session, file, backend.submit(_spec(session, backend, pool, file), pool))
+
+
+def _spec(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobSpec:
     uri = job_uri(session.store, file)
-    spec = job_spec(backend, pool, file.stage, file.plan, name=file.name, uri=uri)
-    return _ref(session, file, backend.submit(spec, pool))
+    return job_spec(backend, pool, file.stage, file.plan, name=file.name, uri=uri)
 
 
 def _ref(session: Session, file: JobFile, handle: Handle) -> JobRef:

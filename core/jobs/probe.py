@@ -20,6 +20,7 @@ from treadle.hardware.backends import get_backend
 from treadle.hardware.devices import devices_seen
 from treadle.hardware.gauges import open_gauge
 from treadle.hardware.levels import level_of
+from treadle.hardware.look import stage_labels
 from treadle.hardware.pools import Kind, Pool
 from treadle.jobs.command import grace_s, role_of, treadle_job
 from treadle.jobs.file import treadle_version
@@ -146,7 +147,7 @@ def check_pool(
         grace_s=min(grace_s(backend, pool), 10),
         spot=pool.spot,
         role=role_of(pool, "default"),
-        labels={**pool.tags, "stage": "check"},
+        labels={**pool.tags, "stage": "check", **stage_labels(pool)},
     )
     started = time.monotonic()
     handle = backend.submit(spec, pool)

@@ -15,6 +15,7 @@ from botocore.stub import Stubber
 from fake_sagemaker import check_shape
 from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec, Resources
+from treadle.hardware.look import stage_labels
 from treadle.hardware.pools import Pool, read_pools
 from treadle.hardware.sagemaker_machines import MACHINES
 from treadle.hardware.sagemaker_options import SageMakerOptions
@@ -338,3 +339,18 @@ def test_the_pools_of_the_page_can_be_planned(tmp_path: Path) -> None:
         plan = plan_job(JobSpec("x", COMMAND, labels={"stage": "train"}, resources=pool.resources()), pool)
         machines[name] = plan["request"]["ResourceConfig"]["InstanceType"]
     assert machines == {"aws": "ml.m5.xlarge", "aws-trainium-spot": "ml.trn1.2xlarge"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "call"),
+    [
+        ({"spot": True, "max_seconds": 3600}, "create_training_job"),
+        ({"accelerator": "trainium", "count": 1}, "create_training_job"),
+        ({}, "create_processing_job"),
+    ],
+)
+def test_a_look_at_a_pool_is_a_job_that_the_pool_can_have(
+    sagemaker: Any, changes: dict[str, Any], call: str
+) -> None:
+    pool = pool_of(**changes)
+    assert planned(sagemaker, pool, labels=stage_labels(pool))[0] == call
