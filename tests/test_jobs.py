@@ -463,9 +463,16 @@ def test_another_version_of_treadle_is_refused_by_both_names(
 
 
 def test_a_pool_that_promises_a_device_that_is_not_there_fails(wheel: Wheel) -> None:
-    chips = Pool(name="chips", accelerator="inferentia", count=1, options={"cores_per_device": 2})
-    with pytest.raises(UserError, match="promises 1 x inferentia; this machine shows none"):
+    chips = Pool(name="chips", accelerator="gpu", count=1)
+    with pytest.raises(UserError, match="promises 1 x gpu; this machine shows none"):
         jobs.run_on_pool(wheel.session(FIRST), "train", chips, features_at(wheel, FIRST))
+
+
+def test_a_device_that_the_flavour_cannot_learn_on_is_refused_before_anything_starts(wheel: Wheel) -> None:
+    chips = Pool(name="chips", accelerator="inferentia", count=1, options={"cores_per_device": 2})
+    with pytest.raises(SpecError, match=r"xgboost can't train on inferentia: .* It trains on cpu or gpu"):
+        jobs.submit(wheel.session(FIRST), "train", chips, features_at(wheel, FIRST))
+    assert wheel.session(FIRST).store.list("jobs/orders") == []
 
 
 @pytest.mark.slow

@@ -402,12 +402,12 @@ def test_jobs_that_ended_say_how(turned: tuple[Wheel, treadle.Run], wheel: Wheel
     session, place = wheel.session(FIRST), ("--store", wheel.store)
     inputs = {"featurize": turned[1]["featurize"].id}
     settled(session, jobs.submit(session, "train", Pool(name="local"), inputs))
-    chips = Pool(name="chips", accelerator="inferentia", count=1, options={"cores_per_device": 2})
+    chips = Pool(name="chips", accelerator="gpu", count=1)
     with pytest.raises(UserError):
         jobs.run_on_pool(session, "train", chips, inputs)
     found = {job["pool"]: job for job in told("jobs", wheel.path, *place)}
     assert {pool: job["state"] for pool, job in found.items()} == {"local": "succeeded", "chips": "failed"}
-    assert "promises 1 x inferentia" in found["chips"]["reason"]
+    assert "promises 1 x gpu" in found["chips"]["reason"]
     assert treadle_("jobs", "follow", found["local"]["id"], *place).exit_code == 0
     assert "chips" in treadle_("jobs", wheel.path, *place).stdout
     done = treadle_("jobs", "follow", "", *place)

@@ -10,6 +10,7 @@ from treadle.hardware.pools import Pool
 from treadle.jobs.file import Plan
 from treadle.jobs.planning import labels_of, refuse_by_policy, workers_of
 from treadle.loop import Loop
+from treadle.models.devices import refuse_device
 from treadle.records import Json
 
 # What stands in a rendered request for what only a submitted job has.
@@ -73,8 +74,11 @@ def render(loop: Loop, stage: str, pool: Pool, *, track: str, store: str) -> Jso
         store: The store's address.
 
     Raises:
-        UserError: The backend can't do what the pool asks for. SpecError: A policy.yaml forbids it.
+        UserError: The backend can't do what the pool asks for. SpecError: A policy.yaml forbids it, or the
+            flavour can't learn on such a device.
     """
+    if stage == "train":
+        refuse_device(loop, pool.kind)
     refuse_by_policy(loop, stage, track, pool)
     plan = Plan(labels=labels_of(loop, stage, track, pool), workers=workers_of(loop, stage))
     backend = get_backend(pool.backend)

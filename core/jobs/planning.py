@@ -18,6 +18,7 @@ from treadle.hardware.pools import Pool
 from treadle.jobs.cost import cost_of, earlier_costs, read_ledger
 from treadle.jobs.file import Plan
 from treadle.leases import lease
+from treadle.models.devices import refuse_device
 from treadle.session import Session
 from treadle.words import moment
 
@@ -107,13 +108,15 @@ def plan_job(
         clock: The time, in UTC.
 
     Raises:
-        PoolClosed: Outside of the pool's hours. SpecError: Against a policy. BudgetSpent: Beyond the loop's budget.
-        StoreError, Transient: The ledger can't be read.
+        PoolClosed: Outside of the pool's hours. SpecError: Against a policy, or the flavour can't learn there.
+        BudgetSpent: Beyond the loop's budget. StoreError, Transient: The ledger can't be read.
     """
     loop, now = session.loop, clock()
     opens = opening(pool.hours, now)
     if opens is not None:
         raise PoolClosed(pool.name, pool.hours or "", now, opens)
+    if stage == "train":
+        refuse_device(loop, pool.kind)
     refuse_by_policy(loop, stage, session.track, pool)
     workers, price = workers_of(loop, stage), price_of(pool)
     rate = price.usd_per_hour if price else None
