@@ -17,12 +17,13 @@ from treadle import jobs
 from treadle.cli import app
 from treadle.errors import JobFailed, Transient, UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, State, Status
+from treadle.hardware.policy import labels_of
 from treadle.hardware.pools import Pool
 from treadle.jobs import JobRef
 from treadle.jobs.cost import costed, read_ledger
 from treadle.jobs.cost_report import report
 from treadle.jobs.file import Result, read_job, write_result
-from treadle.jobs.planning import BudgetSpent, PoolClosed, labels_of, opening, plan_job
+from treadle.jobs.planning import BudgetSpent, PoolClosed, opening, plan_job
 from treadle.session import Session, open_session
 from typer.testing import CliRunner
 from wheel import FIRST, Wheel, copy_of, ids

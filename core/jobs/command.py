@@ -6,9 +6,9 @@ import sys
 
 from treadle.hardware.backend import Backend, JobSpec
 from treadle.hardware.backends import get_backend
+from treadle.hardware.policy import labels_of, refuse_by_policy, workers_of
 from treadle.hardware.pools import Pool
 from treadle.jobs.file import Plan
-from treadle.jobs.planning import labels_of, refuse_by_policy, workers_of
 from treadle.loop import Loop
 from treadle.models.devices import refuse_device
 from treadle.records import Json

@@ -22,18 +22,6 @@ from treadle.models.devices import refuse_device
 from treadle.session import Session
 from treadle.words import moment
 
-__all__ = [
-    "BudgetSpent",
-    "PoolClosed",
-    "expected_seconds",
-    "labels_of",
-    "one_at_a_time",
-    "opening",
-    "plan_job",
-    "refuse_by_policy",
-    "workers_of",
-]
-
 _WARNED_AT = (0.5, 0.8)
 
 
