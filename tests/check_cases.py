@@ -333,6 +333,22 @@ CASES = [
         "pools.train",
         says="'team'",
     ),
+    Case(
+        "TR058",
+        file(
+            "pools.yaml",
+            "chips: {accelerator: inferentia, count: 1, options: {cores_per_device: 2}}\n",
+            {"pools": {"train": "chips"}},
+        ),
+        "pools.train",
+        says="xgboost can't train on inferentia",
+    ),
+    Case(
+        "TR058",
+        file("pools.yaml", "far: {backend: ray, options: {pendin_s: 5}}\n", {"pools": {"prepare": "far"}}),
+        "pools.prepare",
+        says="pendin_s",
+    ),
     Case("TR055", {"retrain.schedule": "fortnightly"}, "retrain.schedule"),
     Case("TR056", {"monitor": None}, "retrain.on.0"),
     Case("TR101", {"gate.guard": {}, "gate.floor": {}}, "gate"),

@@ -49,3 +49,35 @@ def forbidden_pool(context: CheckContext) -> Iterator[Hit]:
             # A pool that stands in no file is told at the loop's own line.
             file = fault.file if fault.line else ""
             yield context.hit(f"pools.{stage}", words, fault.fix, file=file, line=fault.line)
+
+
+@rule(
+    "TR058",
+    severity="error",
+    title="A pool can't do what its stage asks",
+    fix="Correct the pool in pools.yaml, or name another for the stage.",
+)
+def unfit_pool(context: CheckContext) -> Iterator[Hit]:
+    """A pool on this machine is asked when a job is submitted: what it can do depends on where that is."""
+    from treadle.hardware.backends import BACKENDS, get_backend
+    from treadle.hardware.look import refuse_what_it_can_not
+    from treadle.hardware.pools import known_pools
+    from treadle.models.devices import device_problem
+
+    loop = context.loop
+    try:
+        known = known_pools(loop.folder)
+    except UserError:
+        return
+    for stage, name in loop.pools.items():
+        pool = known.get(name)
+        if pool is None or stage not in STAGES:
+            continue
+        problem = device_problem(loop.train.flavour, pool.kind) if stage == "train" else None
+        if problem:
+            yield context.hit(f"pools.{stage}", problem)
+        elif pool.backend in BACKENDS and pool.backend != "local":
+            try:
+                refuse_what_it_can_not(get_backend(pool.backend), pool, {"stage": stage})
+            except UserError as error:
+                yield context.hit(f"pools.{stage}", str(error))

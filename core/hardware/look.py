@@ -116,7 +116,7 @@ class _Answer:
 def _ask(pool: Pool, answer: _Answer) -> None:
     try:
         backend = get_backend(pool.backend)
-        _refuse_what_it_can_not(backend, pool)
+        refuse_what_it_can_not(backend, pool, stage_labels(pool))
         # A job that never was: the place must look for it, so that its address and credentials are tried.
         backend.find(f"treadle-look-{uuid.uuid4().hex[:12]}", pool)
         if isinstance(backend, TellsLoad):
@@ -133,8 +133,12 @@ def stage_labels(pool: Pool) -> dict[str, str]:
     return {"stage": "train"} if pool.spot or pool.kind == "trainium" else {}
 
 
-def _refuse_what_it_can_not(backend: Backend, pool: Pool) -> None:
-    """Raises what the backend says against the pool itself, before any job."""
+def refuse_what_it_can_not(backend: Backend, pool: Pool, labels: Mapping[str, str]) -> None:
+    """Nothing, where the backend can plan a job on a pool; asks no place and no network.
+
+    Raises:
+        UserError: What the backend says against the pool, before any job.
+    """
     role = next(iter(pool.roles.values()), None)
     spec = JobSpec(
         "treadle-look",
@@ -144,7 +148,7 @@ def _refuse_what_it_can_not(backend: Backend, pool: Pool) -> None:
         max_seconds=pool.max_seconds,
         spot=pool.spot,
         role=role,
-        labels=stage_labels(pool),
+        labels=labels,
     )
     backend.plan(spec, pool)
 
