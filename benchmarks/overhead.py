@@ -6,6 +6,7 @@
     no change    the same command again: sources hashed again, nothing made
     import       `import treadle` beside a bare interpreter
     --help       the command line's own start
+    measuring    what a job's meter takes of a job that computes for six seconds, as the meter itself says
 
 CPU is user and system time of the process and its children, which stays meaningful on a busy machine, and decides the
 cold run; the shorter commands are judged by their wall time. Orders alternate; figures are medians. Each cold command
@@ -32,7 +33,16 @@ HERE = Path(__file__).parent
 LOOP = HERE.parent / "loops" / "flights.yaml"
 TREADLE = Path(sys.executable).parent / "treadle"
 AS_OF = "2013-04-01"
-RATIO, NO_CHANGE_S, IMPORT_S, HELP_S = 1.10, 1.5, 0.15, 0.4
+RATIO, NO_CHANGE_S, IMPORT_S, HELP_S, MEASURING = 1.10, 1.5, 0.15, 0.4, 0.01
+METERED = """
+import json, time
+from treadle.jobs.measure import Meter
+with Meter() as meter:
+    until = time.process_time() + 6
+    while time.process_time() < until: pass
+use = meter.use()
+print(json.dumps([use.overhead_seconds, use.seconds]))
+"""
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,8 @@ def measure(rounds: int, times: int, folder: Path) -> list[Figure]:
     bare, imported, shown = alternately(
         [[python, "-c", "pass"], [python, "-c", "import treadle"], [str(TREADLE), "--help"]], times, folder
     )
+    take([python, "-c", METERED], folder / "output")
+    metering, metered = json.loads((folder / "output").read_text())
     ratio = ours.cpu / straight.cpu
     return [
         Figure(
@@ -185,6 +197,14 @@ def measure(rounds: int, times: int, folder: Path) -> list[Figure]:
             "python -c pass",
             f"< {HELP_S} s",
             shown.wall < HELP_S,
+        ),
+        Figure(
+            "measuring, CPU",
+            metering,
+            metered,
+            "the job",
+            f"< {MEASURING} x",
+            metering < MEASURING * metered,
         ),
     ]
 

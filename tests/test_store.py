@@ -69,7 +69,7 @@ class TestObjectStore(StoreSuite):
         began = time.monotonic()
         with pytest.raises(Transient, match=r"s3://treadle/unreachable.*127\.0\.0\.1:9.*Try again"):
             getattr(store, operation)("a", *([b"x"] if operation == "create" else []))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
     def test_missing_credentials_are_told_and_not_tried_again(
         self, s3_environment: str, tmp_path: Path

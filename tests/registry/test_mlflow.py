@@ -275,7 +275,7 @@ def test_a_warm_projection_is_quick(loop: Loop, store: Store, tmp_path: Path) ->
     other = make_candidate(store, loop, tmp_path, seed=4)
     began = time.perf_counter()
     projection.project_candidate(loop, store, "warm", other)
-    assert time.perf_counter() - began < 5  # 0.3 s on an idle machine; inferring requirements takes 12
+    assert time.perf_counter() - began < 9  # 0.3 s on an idle machine; inferring requirements takes 12
 
 
 @pytest.mark.slow
@@ -322,7 +322,7 @@ def test_an_unreachable_server_is_a_transient_failure_soon_without_its_password(
     began = time.monotonic()
     with pytest.raises(Transient, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9/mlflow failed") as caught:
         projection.project_candidate(loop, store, "production", candidate)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     cause: BaseException | None = caught.value
     while cause is not None:
         assert "s3cret" not in str(cause)
@@ -335,7 +335,7 @@ def test_a_server_that_never_answers_is_a_transient_failure_soon(store: Store, c
         began = time.monotonic()
         with pytest.raises(Transient, match=r"timed out|Max retries"):
             projection.project_candidate(loop, store, "production", candidate)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 40
 
 
 def test_an_address_that_mlflow_does_not_know_is_the_users_error(store: Store, candidate: Candidate) -> None:

@@ -161,7 +161,7 @@ def test_a_redis_that_is_away_is_said_quickly_and_found_again(case: Case, redis:
     for _ in range(5):
         with pytest.raises(Transient, match="does not answer"):
             reader.read(ask, NOW)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
     with pytest.raises(Transient):
         materialize(case.loop, case.store, "production", snapshot, features.views, NOW)
     redis.start()
