@@ -30,7 +30,7 @@ def check_column(name: str, column: Any, kind: str) -> pa.ChunkedArray[Any]:
     if pa.types.is_dictionary(values.type):
         values = pc.cast(values, values.type.value_type)
     if _is(kind, values.type):
-        return values  # type: ignore[no-any-return]
+        return values
     valid = pc.is_valid(values)
     if pa.types.is_floating(values.type):
         valid = pc.and_(valid, pc.invert(pc.is_nan(values)))

@@ -151,7 +151,7 @@ def _check_label(
         _refuse_empty(built, as_of, start, shown)
     label = built.label or ""
     labels = [part.rows.column(label) for part in parts]
-    known = sum(len(column) - column.null_count for column in labels)
+    known: int = sum(len(column) - column.null_count for column in labels)
     if not known:
         raise DataRefused(
             f"no label is known before {shown}: {built.label_known_at!r} is missing or later in all"
