@@ -13,7 +13,7 @@ endif
 UV := $(BIN)/uv pip install -q -p $(BIN)/python -c constraints.txt
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo airflow dagster test test-all install lint types contracts check stats bench clean
+.PHONY: help demo airflow dagster test test-all test-xla install lint types contracts check stats bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,19 @@ test: $(VENV)/.dev ## Run the tests, WORKERS files at a time
 test-all: $(VENV)/.dev ## Run the tests that need real servers or minutes, too
 	@$(BIN)/python -m pytest -q
 
+# torch_xla wants a torch of its own version, which brings CUDA's libraries along: some 7 GB beside the rest.
+XLA := .venv-xla
+$(XLA)/.done: $(BIN)/uv pyproject.toml constraints.txt
+	@echo "installing torch_xla and its torch into $(XLA) ..." >&2
+	@$(BIN)/uv venv -q --allow-existing -p $(PYTHON) $(XLA)
+	@sed -E '/^(torch|nvidia|triton|setuptools)/d' constraints.txt > $(XLA)/constraints.txt
+	@UV_FIND_LINKS= $(BIN)/uv pip install -q -p $(XLA)/bin/python -c $(XLA)/constraints.txt -e ".[torch]" \
+	  torch==2.9.0 torch_xla==2.9.0 scikit-learn pandas pyarrow xgboost hypothesis pytest pytest-timeout
+	@touch $@
+
+test-xla: $(XLA)/.done ## Run the torch flavour by torch_xla, on XLA's CPU device, in an environment of its own
+	@PJRT_DEVICE=CPU $(XLA)/bin/python -m pytest -q tests/models/test_torch_xla.py
+
 install: $(BIN)/uv ## Put everything into the virtual environment, orchestrators included
 	@$(UV) -e ".[dev,airflow,dagster]"
 	@touch $(VENV)/.dev $(VENV)/.demo $(VENV)/.airflow $(VENV)/.dagster
@@ -78,4 +91,4 @@ bench: $(VENV)/.dev ## Measure overheads side by side
 	@for script in overhead serving airflow_parse dagster_load; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean: ## Remove the virtual environment and the demo's store
-	@rm -rf $(VENV) .treadle .dagster loops/.treadle
+	@rm -rf $(VENV) $(XLA) .treadle .dagster loops/.treadle

@@ -58,6 +58,9 @@ __all__ = [
     "to_json",
 ]
 
+# How many codes a finding names; a file that is no loop has nearly all of them wait.
+_NAMED = 5
+
 
 def check(
     loop: Loop | str | os.PathLike[str],
@@ -65,6 +68,7 @@ def check(
     others: Sequence[Loop | str | os.PathLike[str]] | None = None,
     log: Sequence[Entry] | None = None,
     only: Sequence[str] | None = None,
+    store: str | None = None,
 ) -> list[Finding]:
     """Everything wrong or doubtful about a loop, by file and line; ignored findings carry the loop's reason.
 
@@ -73,9 +77,10 @@ def check(
         others: Loops that share features with this one; left out, the other loop files of the same folder.
         log: `ReleaseLog.entries()` of the track, for the rules that look at what was released.
         only: The codes of the rules to run; left out, all. Faults of the spec itself are always found.
+        store: The address of the loop's store, for rules that ask who can reach it; left out, that of `TREADLE_STORE`.
     """
     known = [each for each in rules() if only is None or each.code in only]
-    context, unread = _context(loop, others, log)
+    context, unread = _context(loop, others, log, store or os.environ.get("TREADLE_STORE"))
     findings = [context.finding(hit, registry[UNCHECKED]) for hit in unread]
     for fault in context.faults:
         hit = Hit(fault.field, fault.problem, fault.fix, fault.file, fault.line)
@@ -88,8 +93,13 @@ def check(
         found = [context.finding(hit, each) for hit in _run(each, context)]
         findings += [f for f in found if not (f.field and _echo(context, f))]
     if waiting:
-        why = f"{len(waiting)} rules wait until the faults of the spec are corrected: {', '.join(waiting)}."
-        hit = context.unchecked("", why, "Correct the faults and check again.")
+        named = ", ".join(waiting[:_NAMED])
+        more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
+        waits = "rule waits" if len(waiting) == 1 else "rules wait"
+        why = f"{len(waiting)} {waits} until the faults of the spec are corrected: {named}{more}."
+        hit = context.unchecked(
+            "", why, "Correct the faults and check again; docs/rules.md lists every rule."
+        )
         findings.append(context.finding(hit, registry[UNCHECKED]))
     ran = {each.code for each in known} - set(waiting)
     done = _with_ignores(findings, context, ran)
@@ -122,7 +132,10 @@ def _last_lines(text: str, count: int = 6) -> str:
 
 
 def _context(
-    loop: Loop | str | os.PathLike[str], others: Sequence[Any] | None, log: Sequence[Entry] | None
+    loop: Loop | str | os.PathLike[str],
+    others: Sequence[Any] | None,
+    log: Sequence[Entry] | None,
+    store: str | None,
 ) -> tuple[CheckContext, list[Hit]]:
     """The context for a loop or a path, and what could not be read of the other loops."""
     faults: tuple[Fault, ...] = ()
@@ -139,7 +152,7 @@ def _context(
             faults = error.faults
             found = _salvage(file, faults) if file else None
     neighbours, unread = _neighbours(others, file)
-    context = CheckContext(found, file, place=place, faults=faults, others=neighbours, log=log)
+    context = CheckContext(found, file, place=place, faults=faults, others=neighbours, log=log, store=store)
     return context, unread
 
 

@@ -291,14 +291,39 @@ class Release(Record):
         return ("proposed", "why")
 
 
+class Compiled(Part):
+    """A champion's network compiled for an accelerator, in blobs `compiled/<rows>.pt`: one for each size of a batch.
+
+    Attributes:
+        device: inferentia or trainium.
+        machine: The family of the machine that compiled it, such as inf2; empty where that could not be told.
+        batches: How many rows each of them takes at once.
+        arguments: What the compiler was told.
+        versions: By distribution: compiler and libraries.
+        gap: By how much its predictions differ at most from those of the model that was judged, as a share of the
+            greatest of them, or of 1 where that is more.
+    """
+
+    device: str
+    machine: str
+    batches: tuple[int, ...]
+    arguments: tuple[str, ...]
+    versions: dict[str, str]
+    gap: float
+
+
 class Deployment(Record):
-    """The state that production should be in: the candidate that serves, and the online views that it reads."""
+    """The state that production should be in: the candidate that serves, and the online views that it reads.
+
+    `compiled` is there where deploy ran on a pool of Inferentia or Trainium.
+    """
 
     kind: ClassVar[str] = "deployment"
     candidate: str | None
     candidate_id: str | None
     mode: str
     views: dict[str, str] = {}
+    compiled: Compiled | None = None
 
     @classmethod
     def headline(cls) -> tuple[str, ...]:

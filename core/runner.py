@@ -17,6 +17,7 @@ from treadle.errors import UserError
 from treadle.identity import digest_of
 from treadle.loop import Loop
 from treadle.making import make
+from treadle.models.devices import refuse_device
 from treadle.records import (
     Candidate,
     Deployment,
@@ -106,6 +107,9 @@ def run_session(
         session.first_stage = start
     walk = Walk(session, _MAKERS, inputs=inputs, pools=pools)
     wanted = STAGES[STAGES.index(start) : STAGES.index(to) + 1]
+    for stage, pool in walk.pools.items():
+        if stage in wanted:
+            refuse_device(session.loop, pool.kind, stage)  # better said now than after the stages before it
     if any(stage in wanted and stage not in walk.pools for stage in ("release", "deploy")):
         from treadle.registry.mlflow import tracking_uri
 

@@ -345,6 +345,17 @@ CASES = [
     ),
     Case(
         "TR058",
+        file(
+            "pools.yaml",
+            "chips: {accelerator: inferentia, count: 1, options: {cores_per_device: 2}}\n",
+            {"pools": {"deploy": "chips"}},
+        ),
+        "pools.deploy",
+        says="xgboost can't be compiled for inferentia: it computes neural networks only, and no trees. What can is"
+        " torch",
+    ),
+    Case(
+        "TR058",
         file("pools.yaml", "far: {backend: ray, options: {pendin_s: 5}}\n", {"pools": {"prepare": "far"}}),
         "pools.prepare",
         says="pendin_s",

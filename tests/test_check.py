@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,8 +138,12 @@ def test_file_rules_run_where_no_loop_could_be_read(tmp_path: Path) -> None:
     path.write_text(
         "name: 3x\ndata: {sources: {a: '${TREADLE_NOT_SET}/a.csv'}}\ntags: {a: password=hunter22}\n"
     )
-    codes = {f.code for f in check(path)}
-    assert {"TR001", "TR011", "TR012", "TR003"} <= codes
+    findings = check(path)
+    assert {"TR001", "TR011", "TR012", "TR003"} <= {f.code for f in findings}
+    (waits,) = [f for f in findings if "wait until" in f.evidence]
+    assert len(re.findall(r"TR\d{3}", waits.evidence)) == 5, "all of them would be a paragraph of codes"
+    assert re.search(r" and \d\d more", waits.evidence)
+    assert "docs/rules.md" in waits.fix
 
 
 def test_a_missing_file_is_a_finding(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from processes import call_together, one_json
 from small import write_small_loop
 from treadle import jobs
 from treadle.cli import app
-from treadle.errors import JobFailed, Transient, UserError
+from treadle.errors import JobFailed, Transient, TreadleError, UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, State, Status
 from treadle.hardware.policy import labels_of
 from treadle.hardware.pools import Pool
@@ -39,6 +39,9 @@ class Place:
     name = BACKEND
     jobs: dict[str, tuple[JobSpec, Status]] = {}
     unreachable = False
+    # What a submit raises, and whether the job arrives all the same; without credentials nothing can be asked either.
+    raises: TreadleError | None = None
+    arrives = False
 
     def capabilities(self) -> Capabilities:
         return Capabilities()
@@ -47,7 +50,10 @@ class Place:
         return {"name": job.name}
 
     def submit(self, job: JobSpec, pool: Pool) -> Handle:
-        self.jobs.setdefault(job.name, (job, Status(state="running", started=time.time())))
+        if self.raises is None or self.arrives:
+            self.jobs.setdefault(job.name, (job, Status(state="running", started=time.time())))
+        if self.raises is not None:
+            raise self.raises
         return Handle(backend=BACKEND, name=job.name, pool=pool.name)
 
     def status(self, handle: Handle) -> Status:
@@ -62,6 +68,8 @@ class Place:
         end(handle.name, "stopped", 0)
 
     def find(self, name: str, pool: Pool) -> Handle | None:
+        if self.raises is not None:
+            raise self.raises
         return Handle(backend=BACKEND, name=name, pool=pool.name) if name in self.jobs else None
 
 
@@ -74,7 +82,7 @@ def end(name: str, state: State, seconds: float, **told: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def place() -> None:
-    Place.jobs, Place.unreachable = {}, False
+    Place.jobs, Place.unreachable, Place.raises, Place.arrives = {}, False, None, False
 
 
 @pytest.fixture
@@ -239,6 +247,41 @@ def test_what_the_place_can_not_plan_is_not_claimed_and_holds_no_money(
     assert session.store.list(f"jobs/{loop.name}") == []
     assert read_ledger(session.store, loop.name).under_way == ()
     submitted(session)
+    assert len(Place.jobs) == 1
+
+
+def test_a_place_that_takes_no_job_for_want_of_credentials_holds_no_money(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    session = session_of(loop, tmp_path, **budget(1.0))
+    Place.raises = UserError("no credentials were found")
+    with pytest.raises(UserError, match="no credentials"):
+        submitted(session)
+    assert read_ledger(session.store, loop.name).under_way == ()
+    # Another job of the loop has the whole budget, though nobody can ask the place about the first.
+    assert plan_job(session, "featurize", DOLLAR).usd == 1.0
+    Place.raises = None
+    ref = submitted(session)
+    assert ref.attempt == 2, "the one whose money was freed is not submitted any more"
+    assert list(Place.jobs) == [ref.handle.name]
+    assert [page.attempt for page, _ in read_ledger(session.store, loop.name).under_way] == [2]
+    finished(session, ref, 1800)
+    assert [(cost.attempt, cost.usd) for cost in read_ledger(session.store, loop.name).over] == [(2, 0.5)]
+
+
+def test_money_stays_set_aside_while_nobody_knows_whether_the_job_arrived(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    session = session_of(loop, tmp_path, **budget(1.0))
+    Place.raises, Place.arrives = Transient("no answer in time"), True
+    with pytest.raises(Transient):
+        submitted(session)
+    Place.raises = UserError("no credentials were found")
+    assert [usd for _, usd in read_ledger(session.store, loop.name).under_way] == [1.0]
+    with pytest.raises(BudgetSpent):
+        plan_job(session, "featurize", DOLLAR)
+    Place.raises = None
+    assert submitted(session).attempt == 1
     assert len(Place.jobs) == 1
 
 

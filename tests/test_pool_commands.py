@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -220,6 +221,35 @@ def test_a_pool_proves_itself_by_a_training(tmp_path: Path) -> None:
     assert checked.selftest["ok"]
 
 
+@pytest.mark.parametrize(
+    ("pool", "policy", "words"),
+    [
+        (
+            "{instance_type: g6.xlarge}",
+            "instance_types: [g5.*]",
+            "'g6.xlarge' is not among the instance_types",
+        ),
+        ("{price: 9, max_seconds: 7200}", "dearest_job: 2", "above dearest_job, 2 USD by"),
+        ("{}", "required_tags: [team]", "Write tags: {team: ...} in the pool: this job has no loop."),
+        ("{hours: '00:00-00:01'}", "", "takes jobs at 00:00-00:01 UTC"),
+    ],
+    ids=["instance type", "dearest job", "tags", "hours"],
+)
+def test_a_check_is_refused_where_any_other_job_would_be(
+    tmp_path: Path, state: Path, pool: str, policy: str, words: str
+) -> None:
+    if datetime.now(UTC).strftime("%H:%M") == "00:00":
+        pool = pool.replace("00:00-00:01", "12:00-12:01")
+        words = words.replace("00:00-00:01", "12:00-12:01")
+    (tmp_path / "pools.yaml").write_text(f"one: {pool}\n")
+    (tmp_path / "policy.yaml").write_text(f"{policy}\n")
+    done = treadle_("pools", "check", "one", "--folder", tmp_path)
+    assert done.exit_code in (1, 2)
+    assert words in done.output
+    assert not policy or f"{tmp_path / 'policy.yaml'}:1" in done.output
+    assert not state.exists(), "nothing is submitted"
+
+
 def test_a_pool_that_promises_a_device_that_its_job_does_not_see_fails_its_check(tmp_path: Path) -> None:
     (tmp_path / "pools.yaml").write_text(
         "chips: {accelerator: trainium, count: 1, options: {cores_per_device: 2}}\n"
@@ -228,6 +258,8 @@ def test_a_pool_that_promises_a_device_that_its_job_does_not_see_fails_its_check
     assert done.exit_code == 1
     assert "the pool promises 1 x trainium" in " ".join(done.stdout.split())
     assert "sees none" in " ".join(done.stdout.split())
+    assert "the device's driver on this machine" in " ".join(done.stdout.split())
+    assert "image" not in done.stdout, "a pool of this machine runs none"
     assert "rendered and schema-checked" in done.stdout
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from treadle.checks.rule import CheckContext, Hit, rule
 from treadle.errors import SpecError, UserError
 from treadle.stages import STAGES
+
+if TYPE_CHECKING:
+    from treadle.hardware.pools import Pool
 
 
 @rule(
@@ -59,10 +63,9 @@ def forbidden_pool(context: CheckContext) -> Iterator[Hit]:
 )
 def unfit_pool(context: CheckContext) -> Iterator[Hit]:
     """A pool on this machine is asked when a job is submitted: what it can do depends on where that is."""
-    from treadle.hardware.backends import BACKENDS, get_backend
-    from treadle.hardware.look import refuse_what_it_can_not
+    from treadle.hardware.backends import BACKENDS
     from treadle.hardware.pools import known_pools
-    from treadle.models.devices import device_problem
+    from treadle.models.devices import stage_problem
 
     loop = context.loop
     try:
@@ -73,11 +76,32 @@ def unfit_pool(context: CheckContext) -> Iterator[Hit]:
         pool = known.get(name)
         if pool is None or stage not in STAGES:
             continue
-        problem = device_problem(loop.train.flavour, pool.kind) if stage == "train" else None
+        problem = stage_problem(stage, loop.train.flavour, pool.kind)
         if problem:
             yield context.hit(f"pools.{stage}", problem)
         elif pool.backend in BACKENDS and pool.backend != "local":
-            try:
-                refuse_what_it_can_not(get_backend(pool.backend), pool, {"stage": stage})
-            except UserError as error:
-                yield context.hit(f"pools.{stage}", str(error))
+            yield from _by_backend(context, stage, pool)
+
+
+def _by_backend(context: CheckContext, stage: str, pool: Pool) -> Iterator[Hit]:
+    """What the backend of a pool elsewhere has against a stage there, and whether its machines reach the store."""
+    from treadle.hardware.backends import get_backend
+    from treadle.hardware.look import refuse_what_it_can_not
+    from treadle.hardware.reach import refuse_store_out_of_reach
+
+    field = f"pools.{stage}"
+    try:
+        backend = get_backend(pool.backend)
+        refuse_what_it_can_not(backend, pool, {"stage": stage})
+    except UserError as error:
+        yield context.hit(field, str(error))
+        return
+    try:
+        refuse_store_out_of_reach(backend, pool, context.store or str(context.loop.folder / ".treadle"))
+    except UserError as error:
+        if context.store:
+            yield context.hit(field, str(error))
+        else:
+            # Whoever runs the loop may name another.
+            why = f"which store the loop will have was not said. Without one, {error}"
+            yield context.unchecked(field, why, "Check with --store URI, or set TREADLE_STORE.")

@@ -164,6 +164,7 @@ class CheckContext:
         faults: What is wrong with the spec itself.
         others: Other loops of the same team, which must agree with this one.
         log: The release log's entries, oldest first; None where no store was given.
+        store: The address of the loop's store; None where it was not said.
     """
 
     def __init__(
@@ -175,8 +176,9 @@ class CheckContext:
         faults: Sequence[Fault] = (),
         others: Sequence[Loop] = (),
         log: Sequence[Entry] | None = None,
+        store: str | None = None,
     ) -> None:
-        self._loop, self.file, self.place = loop, file, place
+        self._loop, self.file, self.place, self.store = loop, file, place, store
         self.faults, self.others, self.log = tuple(faults), tuple(others), log
 
     @property

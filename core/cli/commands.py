@@ -86,7 +86,7 @@ def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> in
 
     if not path.exists():
         load_loop(path)
-    findings = check_loop(path, log=_known_log(path, store))
+    findings = check_loop(path, log=_known_log(path, store), store=store)
     if as_json:
         print_json(to_json(findings))
     else:
@@ -250,14 +250,20 @@ def serve(
     path: LoopFile,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one and prints it.")] = 8080,
+    device: Annotated[
+        str, typer.Option(metavar="KIND", help="What computes: cpu, or inferentia or trainium.")
+    ] = "cpu",
     store: StoreUri = None,
     track: Track = "production",
 ) -> None:
     """Serve the champion over HTTP.
 
-    It follows the release log without dropping a request.
+    It follows the release log without dropping a request. With --device it answers from the
+    network that deploy compiled on a pool of that kind.
 
     Example: treadle serve loops/flights.yaml --port 8080
+
+    Example: treadle serve loops/flights.yaml --device inferentia
     """
     from treadle.scoring import online_for
     from treadle.serving.server import serve as serve_loop
@@ -271,6 +277,7 @@ def serve(
         track,
         host=host,
         port=port,
+        device=device,
         online_for=lambda candidate: online_for(loop, opened, track, candidate),
     )
 

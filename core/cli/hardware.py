@@ -117,7 +117,7 @@ def _check(name: str, folder: Path, selftest: bool, wait: float, as_json: bool) 
     from treadle.jobs.probe import check_pool
 
     pool = _pool_named(name, folder.absolute())
-    checked = check_pool(pool, selftest=selftest, patience_s=wait, say=say)
+    checked = check_pool(pool, selftest=selftest, patience_s=wait, folder=folder.absolute(), say=say)
     if as_json:
         print_json(checked.to_json())
     else:

@@ -107,7 +107,8 @@ def _in_words(record: Record, serving: str | None) -> str:
             proposed = "promoted" if told.candidate == serving else "proposed"
             return f"model {short(told.candidate)} {proposed if told.proposed else 'rejected'}"
         case "deployment":
-            return f"model {short(told.candidate)} serves" if told.candidate else "nothing serves yet"
+            how = f", compiled for {told.compiled.device}" if told.compiled else ""
+            return f"model {short(told.candidate)} serves{how}" if told.candidate else "nothing serves yet"
         case "drift_report":
             return str(told.words)
         case _:

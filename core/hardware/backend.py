@@ -83,6 +83,8 @@ class Capabilities:
         images: Jobs run in container images.
         logs: `logs` shows what the command prints while it runs.
         queues: A job beyond the pool's `max_jobs` waits.
+        own_disks: Its machines have disks of their own: a folder of this machine is not there, see `reach`.
+        volumes: The option `volumes` of a pool mounts folders on its machines, each under the path that it has here.
         grace_s: Seconds that a job has between being asked to end and its end.
         poll_s: How often its status may be asked for.
     """
@@ -94,6 +96,8 @@ class Capabilities:
     images: bool = False
     logs: bool = True
     queues: bool = True
+    own_disks: bool = False
+    volumes: bool = False
     grace_s: float = 30
     poll_s: float = 5
 
@@ -175,7 +179,8 @@ class Backend(Protocol):
         """The job, now queued or running. A second submit of the name, from wherever, finds the first.
 
         Raises:
-            UserError: See `plan`; or the place refuses it. Transient: the place can't be reached.
+            UserError: See `plan`; or the place refuses it, or there are no credentials: nothing was started.
+            Transient: The place can't be reached, and nobody knows whether the job arrived.
         """
         ...
 

@@ -21,8 +21,17 @@ def missing_devices(pool: Pool, *, dev: Path = Path("/dev")) -> str | None:
     shown = ", ".join(seen) or "none"
     return (
         f"the pool {pool.name} promises {pool.count} x {pool.accelerator}; this machine shows {shown}."
-        " Correct the pool, its image, or the device plugin of the cluster."
+        f" {remedy_of(pool)}."
     )
+
+
+def remedy_of(pool: Pool) -> str:
+    """What can be done where a machine of a pool lacks a device, without the full stop."""
+    if pool.image:
+        return "Correct the pool, its image, or the device plugin of the cluster"
+    where = "this machine" if pool.backend == "local" else "the machines that run its jobs"
+    hides = ", and at CUDA_VISIBLE_DEVICES, which may hide it" if pool.kind == "gpu" else ""
+    return f"Correct accelerator and count of the pool, or look at the device's driver on {where}{hides}"
 
 
 def devices_seen(kind: str, *, dev: Path = Path("/dev")) -> list[str]:

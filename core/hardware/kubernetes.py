@@ -58,7 +58,16 @@ class KubernetesBackend:
 
     def capabilities(self) -> Capabilities:
         """See Backend. The grace is shorter than the two minutes that a spot machine is given."""
-        return Capabilities(spot=True, multi_node=True, images=True, queues=False, grace_s=90, poll_s=5)
+        return Capabilities(
+            spot=True,
+            multi_node=True,
+            images=True,
+            queues=False,
+            own_disks=True,
+            volumes=True,
+            grace_s=90,
+            poll_s=5,
+        )
 
     def plan(self, job: JobSpec, pool: Pool) -> Json:
         """See Backend. The object, as `kubectl create -f` takes it."""

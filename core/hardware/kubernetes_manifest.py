@@ -203,10 +203,24 @@ def _pod_spec(
         spec["nodeSelector"] = selector
     if tolerations:
         spec["tolerations"] = tolerations
+    volumes: list[Json] = [
+        {"name": name, "persistentVolumeClaim": {"claimName": claim}}
+        for name, claim in _volumes(options).values()
+    ]
     if options.shm_gib:
         memory = {"medium": "Memory", "sizeLimit": _mebibytes(options.shm_gib)}
-        spec["volumes"] = [{"name": "shm", "emptyDir": memory}]
+        volumes.append({"name": "shm", "emptyDir": memory})
+    if volumes:
+        spec["volumes"] = volumes
     return spec
+
+
+def _volumes(options: KubernetesOptions) -> dict[str, tuple[str, str]]:
+    """By folder, the volume's name in the pod and the claim that is mounted there."""
+    return {
+        folder: (f"volume-{number}", claim)
+        for number, (folder, claim) in enumerate(sorted(options.volumes.items()))
+    }
 
 
 def _places(pool: Pool, options: KubernetesOptions, spot: bool) -> tuple[dict[str, str], list[Json]]:
@@ -284,8 +298,10 @@ def _container(job: JobSpec, pool: Pool, options: KubernetesOptions, *, by_clust
         container["env"] += _filled_in_by_cluster(pool, options, plain, referring)
     else:
         container["command"] = [escaped(word) for word in _filled_in_by_shell(job.command, referring)]
-    if options.shm_gib:
-        container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    mounts = [{"name": name, "mountPath": folder} for folder, (name, _) in _volumes(options).items()]
+    mounts += [{"name": "shm", "mountPath": "/dev/shm"}] if options.shm_gib else []
+    if mounts:
+        container["volumeMounts"] = mounts
     return container
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 from treadle.errors import UserError
@@ -12,6 +12,8 @@ from treadle.hardware.pools import Pool
 from treadle.spec import Section
 
 Nodes = Literal["karpenter", "eks", "gke", "aks"]
+_Folder = Annotated[str, Field(pattern=r"^/[^:]*[^:/]$")]
+_Claim = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
 
 
 class KubernetesOptions(Section):
@@ -28,6 +30,7 @@ class KubernetesOptions(Section):
     secrets: dict[str, str] = {}
     pull_secrets: list[str] = []
     annotations: dict[str, str] = {}
+    volumes: dict[_Folder, _Claim] = {}
     shm_gib: float | None = Field(default=None, gt=0)
     user: int | None = Field(default=None, ge=1)
     ray_version: str | None = None

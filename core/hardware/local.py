@@ -23,6 +23,7 @@ from treadle.errors import TreadleError, UserError
 from treadle.hardware import supervise
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
 from treadle.hardware.pools import Pool
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from treadle.hardware.backend import Backend
@@ -222,8 +223,8 @@ def _devices(pool: Pool, job: JobSpec) -> dict[str, list[str]]:
     ids = list(pool.options.get("devices", range(count * slots)))
     if len(ids) < count * slots:
         raise UserError(
-            f"the pool {pool.name} has {len(ids)} devices; {slots} jobs with {count} each need {count * slots}."
-            " Lower count or max_jobs."
+            f"the pool {pool.name} has {counted(len(ids), 'device')}; {counted(slots, 'job')} with {count} each"
+            f" {'needs' if slots == 1 else 'need'} {count * slots}. Lower count or max_jobs."
         )
     each = [ids[slot * count : (slot + 1) * count] for slot in range(slots)]
     if kind == "gpu":

@@ -13,6 +13,7 @@ from treadle.errors import TreadleError
 from treadle.hardware.backend import Backend, JobSpec
 from treadle.hardware.backends import get_backend
 from treadle.hardware.catalogue import price_of, why_unpriced
+from treadle.hardware.chosen import with_machine
 from treadle.hardware.devices import missing_devices
 from treadle.hardware.levels import level_of
 from treadle.hardware.pools import Pool
@@ -188,7 +189,8 @@ def _view(pool: Pool, answer: _Answer, load: Load | None) -> PoolView:
 
 def _price(pool: Pool) -> tuple[float | None, str]:
     try:
-        price = price_of(pool)
-        return (price.usd_per_hour, price.words) if price else (None, why_unpriced(pool))
+        machine = with_machine(pool, stage_labels(pool).get("stage", ""))
+        price = price_of(machine)
+        return (price.usd_per_hour, price.words) if price else (None, why_unpriced(machine))
     except TreadleError as error:
         return None, str(error)

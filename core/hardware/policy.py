@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from treadle.errors import Fault, SpecError, UserError
 from treadle.hardware.catalogue import price_of, why_unpriced
+from treadle.hardware.chosen import with_machine
 from treadle.hardware.pools import Pool, find_pools_file
 from treadle.loop import Loop
 from treadle.loop_file import LoopFile, faults_of, read_loop_file
@@ -87,13 +88,15 @@ def read_policy(path: Path) -> PolicyFile:
 def labels_of(loop: Loop, stage: str, track: str, pool: Pool) -> dict[str, str]:
     """The tags that a job carries at its place: the loop's, the pool's, then environment, loop, stage and track.
 
-    `environment` is `TREADLE_ENVIRONMENT` where that is set. Backends bring names and values into the form that
-    their place allows.
+    Backends bring names and values into the form that their place allows.
     """
-    labels = {**loop.tags, **pool.tags}
-    if environment := os.environ.get("TREADLE_ENVIRONMENT"):
-        labels["environment"] = environment
-    return {**labels, "loop": loop.name, "stage": stage, "track": track}
+    return {**loop.tags, **tags_of_pool(pool), "loop": loop.name, "stage": stage, "track": track}
+
+
+def tags_of_pool(pool: Pool) -> dict[str, str]:
+    """The tags of every job on a pool: its own, and as `environment` what `TREADLE_ENVIRONMENT` says, if it is set."""
+    environment = os.environ.get("TREADLE_ENVIRONMENT")
+    return {**pool.tags, "environment": environment} if environment else dict(pool.tags)
 
 
 def workers_of(loop: Loop, stage: str) -> int:
@@ -117,12 +120,17 @@ def violations(loop: Loop, stage: str, track: str, pool: Pool) -> list[Fault]:
     Raises:
         UserError, SpecError: See `find_policies`.
     """
-    policies, labels = find_policies(loop.folder), labels_of(loop, stage, track, pool)
-    workers = workers_of(loop, stage)
+    labels = labels_of(loop, stage, track, pool)
+    return job_violations(loop.folder, pool, labels, workers_of(loop, stage))
+
+
+def job_violations(folder: Path, pool: Pool, labels: Mapping[str, str], workers: int = 1) -> list[Fault]:
+    """As `violations`, of any job on a pool that is described for a folder: `labels` are its tags, its stage too."""
+    policies = find_policies(folder)
     found = [each for policy in policies for each in _against(policy, pool, labels, workers)]
     if not found:
         return []
-    path = find_pools_file(loop.folder)
+    path = find_pools_file(folder)
     file = read_loop_file(path, what="file of pools", begin="a pool's name") if path else None
     if file is None or pool.name not in file.content:
         return [Fault(f"pool {pool.name}", 0, field, problem, fix) for field, problem, fix in found]
@@ -153,9 +161,10 @@ def _against(
     for name in policy.required_tags:
         if not labels.get(name):
             where = told.place_of("required_tags")
-            fix = f"Write tags: {{{name}: ...}} in the loop or in the pool{_ENVIRONMENT.get(name, '')}."
+            place = "in the loop or in the pool" if "loop" in labels else "in the pool: this job has no loop"
+            fix = f"Write tags: {{{name}: ...}} {place}{_ENVIRONMENT.get(name, '')}."
             yield "tags", f"the tag {name!r} is missing, which {where} requires.", fix
-    yield from _too_dear(told, pool, workers)
+    yield from _too_dear(told, with_machine(pool, labels.get("stage", "")), workers)
 
 
 _ENVIRONMENT = {"environment": ", or set TREADLE_ENVIRONMENT"}

@@ -16,13 +16,14 @@ from treadle.errors import UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
 from treadle.hardware.pools import Pool
 from treadle.hardware.sagemaker_client import client_for, code_of, explained
-from treadle.hardware.sagemaker_machines import Api, Kind
-from treadle.hardware.sagemaker_options import api_of, options_of
+from treadle.hardware.sagemaker_machines import Api, Kind, instance_type
+from treadle.hardware.sagemaker_options import api_of, api_of_stage, options_of
 from treadle.hardware.sagemaker_plan import plan_job
 from treadle.hardware.sagemaker_status import status_of
 
 if TYPE_CHECKING:
     from treadle.hardware.backend import Backend
+    from treadle.hardware.chosen import ChoosesMachines
 
 _TITLES = {"training": "Training", "processing": "Processing", "transform": "Transform"}
 _UNKNOWN = ("ResourceNotFound", "ResourceNotFoundException")
@@ -44,6 +45,7 @@ class SageMakerBackend:
             multi_node=True,
             images=True,
             queues=False,
+            own_disks=True,
             grace_s=120,
             poll_s=15,
         )
@@ -51,6 +53,10 @@ class SageMakerBackend:
     def plan(self, job: JobSpec, pool: Pool) -> Json:
         """See Backend. `call` is boto3's name of the request, `request` its parameters."""
         return plan_job(job, pool)
+
+    def machine(self, pool: Pool, stage: str) -> str:
+        """See ChoosesMachines."""
+        return instance_type(pool, pool.resources(), api_of_stage(stage, options_of(pool)))
 
     def submit(self, job: JobSpec, pool: Pool) -> Handle:
         """See Backend."""
@@ -163,3 +169,4 @@ def _events(logs: Any, handle: Handle, at: int) -> list[Json]:
 
 if TYPE_CHECKING:
     _sagemaker: Backend = SageMakerBackend()
+    _chooses: ChoosesMachines = SageMakerBackend()

@@ -34,6 +34,7 @@ _NOT_REACHED = {
     "ConnectionClosedError",
     "EndpointConnectionError",
     "IncompleteReadError",
+    "ResponseParserError",  # what answered was no AWS: a proxy, perhaps on the way back
 }
 _NO_CREDENTIALS = {
     "NoCredentialsError",

@@ -69,7 +69,10 @@ def options_of(pool: Pool) -> SageMakerOptions:
 
 def api_of(job: JobSpec, options: SageMakerOptions) -> Api:
     """Which kind of job runs the command."""
-    default: Literal["training", "processing"] = (
-        "training" if job.labels.get("stage") == "train" else "processing"
-    )
+    return api_of_stage(job.labels.get("stage", ""), options)
+
+
+def api_of_stage(stage: str, options: SageMakerOptions) -> Api:
+    """Which kind of job a stage becomes."""
+    default: Literal["training", "processing"] = "training" if stage == "train" else "processing"
     return options.job or default

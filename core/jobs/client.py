@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from typing import Self
 
 from treadle.commit import get_record
-from treadle.errors import Fault, JobFailed, SpecError, Transient, TreadleError
+from treadle.errors import Fault, JobFailed, SpecError, Transient, TreadleError, UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
 from treadle.jobs.command import grace_s, job_spec
-from treadle.jobs.cost import close_page, is_closed, open_page
+from treadle.jobs.cost import close_page, free_page, is_closed, is_freed, open_page
 from treadle.jobs.file import (
     Attempt,
     JobFile,
@@ -128,7 +128,7 @@ def _reconnect(session: Session, backend: Backend, pool: Pool, packed: JobFile, 
     handle = backend.find(file.name, pool)
     if handle is None:
         same = (file.who, file.source_folder) == (packed.who, packed.source_folder)
-        if not same:
+        if not same or is_freed(session.store, file):
             return None
         open_page(session.store, file)
         return _submitted(session, backend, pool, file)
@@ -145,9 +145,16 @@ def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> Job
         plan = plan_job(session, file.stage, pool)
         # What the backend can't make a request of must not be claimed, nor its money set aside.
         backend.plan(_spec(session, backend, pool, file.model_copy(update={"plan": plan})), pool)
-        file = claim(session.store, file.model_copy(update={"plan": plan}))
-        open_page(session.store, file)
-    return _submitted(session, backend, pool, file)
+        claimed = claim(session.store, file.model_copy(update={"plan": plan}))
+        open_page(session.store, claimed)
+    try:
+        return _submitted(session, backend, pool, claimed)
+    except UserError:
+        # Nothing was started. After any other error, and of another's submit, nobody knows whether it arrived: what is
+        # set aside for it stays so.
+        if claimed.name == file.name:
+            free_page(session.store, claimed)
+        raise
 
 
 def _submitted(session: Session, backend: Backend, pool: Pool, file: JobFile) -> JobRef:

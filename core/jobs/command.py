@@ -8,6 +8,7 @@ from treadle.hardware.backend import Backend, JobSpec
 from treadle.hardware.backends import get_backend
 from treadle.hardware.policy import labels_of, refuse_by_policy, workers_of
 from treadle.hardware.pools import Pool
+from treadle.hardware.reach import refuse_store_out_of_reach
 from treadle.jobs.file import Plan
 from treadle.loop import Loop
 from treadle.models.devices import refuse_device
@@ -74,13 +75,13 @@ def render(loop: Loop, stage: str, pool: Pool, *, track: str, store: str) -> Jso
         store: The store's address.
 
     Raises:
-        UserError: The backend can't do what the pool asks for. SpecError: A policy.yaml forbids it, or the
-            flavour can't learn on such a device.
+        UserError: The backend can't do what the pool asks for, or its machines can't reach the store.
+        SpecError: A policy.yaml forbids it, or the flavour can't learn on such a device.
     """
-    if stage == "train":
-        refuse_device(loop, pool.kind)
+    refuse_device(loop, pool.kind, stage)
     refuse_by_policy(loop, stage, track, pool)
     plan = Plan(labels=labels_of(loop, stage, track, pool), workers=workers_of(loop, stage))
     backend = get_backend(pool.backend)
+    refuse_store_out_of_reach(backend, pool, store)
     uri = f"{store}/jobs/{loop.name}/{RENDERED_KEY}/1.job.json"
     return backend.plan(job_spec(backend, pool, stage, plan, name=RENDERED_NAME, uri=uri), pool)

@@ -1,6 +1,7 @@
 """What jobs cost: a ledger in the store, one page for each attempt, written before it starts and after it ended.
 
     costs/<loop>/<time>.<stage>.<pool>.<job's name>.planned.json   before it is submitted: what it may cost
+                 <time>.<stage>.<pool>.<job's name>.refused.json   that its place took no such job
                  <time>.<stage>.<pool>.<job's name>.json           once it is over: what it did cost
     costs/<loop>.json                                              that the loop has such pages
 
@@ -30,7 +31,7 @@ from treadle.store import Store
 log = logging.getLogger(__name__)
 P = TypeVar("P", bound=Part)
 
-_PLANNED = ".planned.json"
+_PLANNED, _REFUSED = ".planned.json", ".refused.json"
 _MOMENT = "%Y%m%dT%H%M%S"
 # A job that was claimed and never submitted is taken for given up after this long.
 _SUBMITTED_WITHIN_S = 900
@@ -113,7 +114,7 @@ def open_page(store: Store, file: JobFile) -> None:
         name=file.name,
         pool=file.pool.name,
         backend=file.pool.backend,
-        instance_type=file.pool.instance_type,
+        instance_type=file.plan.instance_type or file.pool.instance_type,
         spot=file.pool.spot,
         who=file.who,
         plan=file.plan,
@@ -121,6 +122,20 @@ def open_page(store: Store, file: JobFile) -> None:
     )
     store.create(f"costs/{file.loop}.json", canonical({"loop": file.loop}).encode())
     store.create(f"{_stem(page)}{_PLANNED}", page.model_dump_json().encode())
+
+
+def free_page(store: Store, file: JobFile) -> None:
+    """Notes that an attempt's place took no such job: what was set aside for it is free again.
+
+    Such an attempt is not submitted again; whoever goes on takes the next number. Another client that claimed the same
+    may have come through all the same, so a backend that knows the job has the last word on what it cost.
+    """
+    store.create(f"{_stem(file)}{_REFUSED}", canonical({"job": file.key, "attempt": file.attempt}).encode())
+
+
+def is_freed(store: Store, file: JobFile) -> bool:
+    """Whether an attempt's place took no such job."""
+    return store.exists(f"{_stem(file)}{_REFUSED}")
 
 
 def is_closed(store: Store, file: JobFile) -> bool:
@@ -148,13 +163,16 @@ def read_ledger(store: Store, loop: str, month: str | None = None) -> Ledger:
     names = store.list(f"costs/{loop}")
     if month is not None:
         names = [name for name in names if name.startswith(month.replace("-", ""))]
-    closed = {name for name in names if not name.endswith(_PLANNED)}
+    closed = {name for name in names if _is_closing(name)}
+    freed = {name.removesuffix(_REFUSED) for name in names if name.endswith(_REFUSED)}
     over = [page for name in sorted(closed) if (page := _read(store, f"costs/{loop}/{name}", Cost))]
     under_way = []
     for name in names:
         if name.endswith(_PLANNED) and f"{name.removesuffix(_PLANNED)}.json" not in closed:
             planned = _read(store, f"costs/{loop}/{name}", Page)
-            found = _looked_up(store, planned) if planned else None
+            found = (
+                _looked_up(store, planned, freed=name.removesuffix(_PLANNED) in freed) if planned else None
+            )
             if isinstance(found, Cost):
                 over.append(found)
             elif planned is not None and found is not None:
@@ -166,7 +184,7 @@ def read_ledger(store: Store, loop: str, month: str | None = None) -> Ledger:
 def earlier_costs(store: Store, loop: str, stage: str, pool: str, last: int = 20) -> list[Cost]:
     """The newest closed pages of a stage on a pool, newest first."""
     names = [name for name in store.list(f"costs/{loop}") if name.split(".")[1:3] == [stage, pool]]
-    names = sorted((name for name in names if not name.endswith(_PLANNED)), reverse=True)[:last]
+    names = sorted((name for name in names if _is_closing(name)), reverse=True)[:last]
     return [page for name in names if (page := _read(store, f"costs/{loop}/{name}", Cost))]
 
 
@@ -213,8 +231,14 @@ class _UnderWay:
     usd: float | None
 
 
-def _looked_up(store: Store, page: Page) -> Cost | _UnderWay | None:
-    """What became of an attempt that nobody closed: closed now where it is over; None for one that never began."""
+def _looked_up(store: Store, page: Page, *, freed: bool) -> Cost | _UnderWay | None:
+    """What became of an attempt that nobody closed: closed now where it is over; None for one that never began.
+
+    Args:
+        store: Where the page lies.
+        page: The page.
+        freed: Whether its place took no such job: then only a backend that knows it has it count.
+    """
     result = read_result(store, page.loop, page.job, page.attempt)
     file = read_job(store, page.loop, page.job, page.attempt)
     status: Status | None = None
@@ -233,6 +257,8 @@ def _looked_up(store: Store, page: Page) -> Cost | _UnderWay | None:
         return cost
     if result is not None:
         return _closed(page, None, result)
+    if freed and status is None:
+        return None
     now = datetime.now(UTC)
     if known and status is None and (now - page.submitted_at).total_seconds() > _SUBMITTED_WITHIN_S:
         return None
@@ -266,6 +292,11 @@ def _state_of(status: Status | None, result: Result | None) -> str:
     if result.error is None:
         return "succeeded"
     return "refused" if result.error.get("job_exit_code") == REFUSED_EXIT else "failed"
+
+
+def _is_closing(name: str) -> bool:
+    """Whether a page's name is that of one which tells what an attempt did cost."""
+    return not name.endswith((_PLANNED, _REFUSED))
 
 
 def _stem(page: Page | JobFile) -> str:

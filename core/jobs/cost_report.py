@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from treadle.errors import UserError
 from treadle.hardware.catalogue import price_of
+from treadle.hardware.chosen import with_machine
 from treadle.hardware.pools import known_pools
 from treadle.jobs.cost import Cost, Ledger, last_uses, read_ledger
 from treadle.loop import Loop
@@ -139,7 +140,7 @@ def _idle(store: Store, loop: Loop, now: datetime, days: int) -> list[Json]:
         last = used.get(name)
         if name == _BUILT_IN or (last is not None and now - last < timedelta(days=days)):
             continue
-        price = price_of(pool)
+        price = price_of(with_machine(pool, ""))
         words = "no job of this store ever ran there"
         if last is not None:
             words = (

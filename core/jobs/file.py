@@ -56,6 +56,7 @@ class Plan(Part):
         labels: The tags that it carries at its place.
         workers: On how many machines it runs.
         usd_per_hour: Of one machine; None where the pool has no price.
+        instance_type: That machine: what the pool names, else what its backend chooses; None where neither is known.
         price: The price in words, or why there is none.
         seconds: How long it may last: as long as earlier ones, else to its time limit; None where neither is known.
         usd: What that costs on all machines.
@@ -65,6 +66,7 @@ class Plan(Part):
     labels: dict[str, str] = {}
     workers: int = 1
     usd_per_hour: float | None = None
+    instance_type: str | None = None
     price: str = ""
     seconds: float | None = None
     usd: float | None = None

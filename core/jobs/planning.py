@@ -1,6 +1,6 @@
 """What is asked before a job is submitted and money is spent: the pool's hours, the policy, the loop's budget.
 
-    hours ─► policy.yaml ─► price and duration ─► budget ─► Plan, which travels with the job's file
+    hours ─► policy.yaml ─► the store's reach ─► price and duration ─► budget ─► Plan, which travels with the job's file
 
 Whoever raises here has spent nothing, and nothing was claimed.
 """
@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from treadle.errors import Refusal
+from treadle.hardware.backends import get_backend
 from treadle.hardware.catalogue import price_of, why_unpriced
+from treadle.hardware.chosen import with_machine
 from treadle.hardware.policy import labels_of, refuse_by_policy, workers_of
 from treadle.hardware.pools import Pool
+from treadle.hardware.reach import refuse_store_out_of_reach
 from treadle.jobs.cost import cost_of, earlier_costs, read_ledger
 from treadle.jobs.file import Plan
 from treadle.leases import lease
+from treadle.models.compiled import refuse_champion
 from treadle.models.devices import refuse_device
 from treadle.session import Session
 from treadle.words import moment
@@ -97,23 +101,26 @@ def plan_job(
 
     Raises:
         PoolClosed: Outside of the pool's hours. SpecError: Against a policy, or the flavour can't learn there.
-        BudgetSpent: Beyond the loop's budget. StoreError, Transient: The ledger can't be read.
+        UserError: The pool's machines can't reach the store. BudgetSpent: Beyond the loop's budget.
+        StoreError, Transient: The ledger can't be read.
     """
     loop, now = session.loop, clock()
-    opens = opening(pool.hours, now)
-    if opens is not None:
-        raise PoolClosed(pool.name, pool.hours or "", now, opens)
-    if stage == "train":
-        refuse_device(loop, pool.kind)
+    refuse_closed(pool, now)
+    refuse_device(loop, pool.kind, stage)
+    if stage == "deploy":
+        refuse_champion(session.store, session.log, pool.kind)
     refuse_by_policy(loop, stage, session.track, pool)
-    workers, price = workers_of(loop, stage), price_of(pool)
+    refuse_store_out_of_reach(get_backend(pool.backend), pool, session.store.uri)
+    machine = with_machine(pool, stage)
+    workers, price = workers_of(loop, stage), price_of(machine)
     rate = price.usd_per_hour if price else None
     seconds = expected_seconds(session, stage, pool) if rate else None
     plan = Plan(
         labels=labels_of(loop, stage, session.track, pool),
         workers=workers,
         usd_per_hour=rate,
-        price=price.words if price else why_unpriced(pool),
+        instance_type=machine.instance_type,
+        price=price.words if price else why_unpriced(machine),
         seconds=seconds,
         usd=0.0 if rate == 0 else None if seconds is None else cost_of(rate, workers, seconds),
     )
@@ -175,6 +182,17 @@ def _sum_in_words(
     share = (spent + under_way + (job or 0)) / monthly
     head = f"the budget of {loop} is {monthly:,.2f} USD a month"
     return f"{head}; {month} has {spent:,.2f} spent{runs}{this}: {share:.0%}"
+
+
+def refuse_closed(pool: Pool, now: datetime) -> None:
+    """Nothing, where a pool takes jobs now.
+
+    Raises:
+        PoolClosed: Outside of its hours.
+    """
+    opens = opening(pool.hours, now)
+    if opens is not None:
+        raise PoolClosed(pool.name, pool.hours or "", now, opens)
 
 
 def opening(hours: str | None, now: datetime) -> datetime | None:

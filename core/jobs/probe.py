@@ -13,18 +13,22 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-from treadle.errors import Transient
+from treadle.errors import SpecError, Transient
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.backends import get_backend
-from treadle.hardware.devices import devices_seen
+from treadle.hardware.devices import devices_seen, remedy_of
 from treadle.hardware.gauges import open_gauge
 from treadle.hardware.levels import level_of
 from treadle.hardware.look import stage_labels
+from treadle.hardware.policy import job_violations, tags_of_pool
 from treadle.hardware.pools import Kind, Pool
 from treadle.jobs.command import grace_s, role_of, treadle_job
 from treadle.jobs.file import treadle_version
 from treadle.jobs.measure import container_limit_gib, usable_cores
+from treadle.jobs.planning import refuse_closed
 from treadle.records import Json, Part
 from treadle.redaction import redacted
 
@@ -121,21 +125,29 @@ def check_pool(
     *,
     selftest: bool = False,
     patience_s: float = _LIMIT_S,
+    folder: Path = Path(),
     say: Callable[[str], None] = lambda line: None,
 ) -> Checked:
     """Runs a small job on a pool and compares what it sees with what the pool promises.
 
-    Ctrl-C, and `patience_s` seconds without an end, cancel the job.
+    Ctrl-C, and `patience_s` seconds without an end, cancel the job. It belongs to no loop: only what holds without one
+    is asked before, the pool's hours and the policies, and no budget.
 
     Args:
         pool: The pool.
         selftest: Whether the machine also proves itself, see `treadle.jobs.selftest`: a minute instead of a second.
         patience_s: How long it may take, waiting included.
+        folder: Where the pool is described: the policies that hold there hold for this job.
         say: Takes a line of progress.
 
     Raises:
         UserError: The backend can't do what the pool asks for. Transient: It can't be reached.
+        PoolClosed: Outside of the pool's hours. SpecError: A policy.yaml forbids a job there.
     """
+    refuse_closed(pool, datetime.now(UTC))
+    labels = {**tags_of_pool(pool), "stage": "check", **stage_labels(pool)}
+    if faults := job_violations(folder, pool, labels):
+        raise SpecError(faults)
     backend = get_backend(pool.backend)
     arguments = ("--devices", *(("--selftest", "--device", pool.kind, "--json") if selftest else ()))
     spec = JobSpec(
@@ -147,7 +159,7 @@ def check_pool(
         grace_s=min(grace_s(backend, pool), 10),
         spot=pool.spot,
         role=role_of(pool, "default"),
-        labels={**pool.tags, "stage": "check", **stage_labels(pool)},
+        labels=labels,
     )
     started = time.monotonic()
     handle = backend.submit(spec, pool)
@@ -253,8 +265,8 @@ def _against(pool: Pool, found: Here) -> list[str]:
     if pool.kind != "cpu" and len(devices) < pool.count:
         shown = ", ".join(devices) or "none"
         problems.append(
-            f"the pool promises {pool.count} x {pool.accelerator}; the job on {found.node} sees {shown}. Correct the"
-            " pool, its image, or the device plugin of the cluster"
+            f"the pool promises {pool.count} x {pool.accelerator}; the job on {found.node} sees {shown}."
+            f" {remedy_of(pool)}"
         )
     if pool.cpu is not None and found.cores < min(pool.cpu, 1e9) - 0.01:
         problems.append(

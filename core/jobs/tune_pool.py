@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from treadle.errors import Fault, SpecError, TreadleError, UserError
+from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import IN_PROCESS, Pool
+from treadle.hardware.reach import refuse_store_out_of_reach
 from treadle.jobs.client import pool_of, run_on_pool
 from treadle.jobs.cost import Cost, read_ledger
 from treadle.loop import Loop
@@ -113,8 +115,9 @@ def compare(
         say: Takes lines of progress.
 
     Raises:
-        UserError: A stage that is not measured, or pools elsewhere without `scratch`. SpecError: No such pool; the loop
-            can't be read. What preparing the sample raises. What happens on a pool is told in its trial.
+        UserError: A stage that is not measured; pools elsewhere without a `scratch` that they reach.
+        SpecError: No such pool; the loop can't be read. What preparing the sample raises. What happens on a pool is
+            told in its trial.
     """
     if sample.stage not in MEASURED:
         raise UserError(f"--stage {sample.stage}: samples are run of {', '.join(MEASURED)}")
@@ -157,6 +160,8 @@ def _cuts(loop: Loop, sample: Sample, root: str) -> list[str]:
 def _scratch_of(scratch: str | None, pools: Sequence[Pool]) -> Iterator[str]:
     """Where the samples' stores lie."""
     if scratch is not None:
+        for pool in pools:
+            refuse_store_out_of_reach(get_backend(pool.backend), pool, scratch)
         yield f"{scratch.rstrip('/')}/tune-pool-{uuid.uuid4().hex[:8]}"
         return
     far = [pool.name for pool in pools if pool.backend != "local"]

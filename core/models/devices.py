@@ -1,4 +1,4 @@
-"""Which flavour learns on which kind of device, and in which precision."""
+"""Which flavour learns on which kind of device, in which precision, and what can be compiled for one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ DEVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "xgboost": ("cpu", "gpu"),
     }
 )
+# Devices that take a network only as their own compiler made it, and the one flavour that makes networks.
+COMPILED_FOR = ("inferentia", "trainium")
+_NETWORKS = "torch"
 _WHY: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         ("estimator", "gpu"): "scikit-learn computes on the CPU",
@@ -46,17 +49,42 @@ def device_problem(flavour: str, device: str) -> str | None:
     )
 
 
-def refuse_device(loop: Loop, device: str) -> None:
-    """Nothing, where the loop's flavour can learn on a kind of device.
+def compile_problem(flavour: str, device: str) -> str | None:
+    """Why deploy can't compile a flavour's models for a kind of device, and what can.
+
+    Args:
+        flavour: As in `train.flavour`.
+        device: cpu, gpu, trainium or inferentia.
+
+    Returns:
+        None where it can, or where deploy compiles nothing.
+    """
+    if device not in COMPILED_FOR or flavour == _NETWORKS:
+        return None
+    why = _WHY.get((flavour, device), "nobody knows whether a flavour of a loop's own makes networks")
+    return (
+        f"models of the flavour {flavour} can't be compiled for {device}: {why}. What can is {_NETWORKS}; "
+        "on a pool of cpu or gpu, or none, deploy compiles nothing."
+    )
+
+
+def stage_problem(stage: str, flavour: str, device: str) -> str | None:
+    """Why a stage can't do with a flavour what a kind of device is for; None where it can."""
+    if stage == "train":
+        return device_problem(flavour, device)
+    return compile_problem(flavour, device) if stage == "deploy" else None
+
+
+def refuse_device(loop: Loop, device: str, stage: str = "train") -> None:
+    """Nothing, where the loop's flavour can learn on a kind of device, or be compiled for it.
 
     Raises:
         SpecError: It can't.
     """
-    problem = device_problem(loop.train.flavour, device)
+    problem = stage_problem(stage, loop.train.flavour, device)
     if problem:
-        raise SpecError(
-            [loop.fault("pools.train", problem, "Name another pool for train, or another flavour.")]
-        )
+        fix = f"Name another pool for {stage}, or another flavour."
+        raise SpecError([loop.fault(f"pools.{stage}", problem, fix)])
 
 
 def precision_of(train: spec.Train, device: str) -> str:

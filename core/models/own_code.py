@@ -1,4 +1,4 @@
-"""Training with the loop's own code: its classes can be imported, and its failures say that they are its own."""
+"""Training and compiling with the loop's own code: its classes can be imported, its failures say that they are its."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from treadle.loop_code import hooks_of, loop_imports, own_traceback
 
 
 @contextmanager
-def own_code(loop: Loop) -> Iterator[None]:
+def own_code(loop: Loop, doing: str = "training") -> Iterator[None]:
     """Within it the loop's own classes can be imported, and their failures become HookErrors."""
     own = bool(hooks_of(loop)["train"])
     with loop_imports(loop) if own else nullcontext():
@@ -22,5 +22,5 @@ def own_code(loop: Loop) -> Iterator[None]:
         except (Exception, SystemExit) as error:
             if not own:
                 raise
-            what = f"training with {loop.train.hook or loop.train.flavour}"
+            what = f"{doing} with {loop.train.hook or loop.train.flavour}"
             raise HookError(what, str(loop.folder), own_traceback(error, loop)) from error

@@ -23,12 +23,14 @@ class Device:
         name: What `Tensor.to` takes.
         sync: Ends a step: what was recorded so far is run, where a device records before it runs.
         collective: The backend of torch.distributed between several of them; None where there is none.
+        seed: Seeds what is random on it, such as dropout.
     """
 
     kind: str
     name: Any
     sync: Callable[[], None]
     collective: str | None
+    seed: Callable[[int], Any] = torch.manual_seed
 
     def autocast(self, precision: str) -> Any:
         """A context within which matrix products have a precision."""
@@ -47,7 +49,7 @@ def open_device(kind: str, *, rank: int = 0) -> Device:
     if kind == "gpu":
         return _gpu(rank)
     if kind == "trainium":
-        return _neuron() or _xla("NEURON")
+        return _neuron() or open_xla("NEURON")
     if kind == "inferentia":
         raise UserError(
             "inferentia is for predicting: training runs on pools of cpu, gpu or trainium. Change pools.train."
@@ -84,7 +86,7 @@ def _neuron() -> Device | None:
     return Device("trainium", "neuron", _nothing, None)
 
 
-def _xla(wanted: str) -> Device:
+def open_xla(wanted: str) -> Device:
     """The device of torch_xla (trn1, trn2), if it is of the wanted type: NEURON, or CPU to try it out."""
     try:
         import torch_xla
@@ -97,7 +99,8 @@ def _xla(wanted: str) -> Device:
     type_ = torch_xla.runtime.device_type()
     if type_ != wanted:
         raise UserError(f"the pool promises Trainium, and torch_xla here runs on {type_}. Correct the image.")
-    return Device("trainium", torch_xla.device(), torch_xla.sync, None)
+    # Dropout on the device draws from a generator of XLA's own, which torch.manual_seed leaves alone.
+    return Device("trainium", torch_xla.device(), torch_xla.sync, None, torch_xla.manual_seed)
 
 
 @contextmanager

@@ -110,13 +110,18 @@ def refuse_disagreement(whole: Whole, predictions: Floats, x: Floats) -> None:
     """
     with torch.no_grad():
         own = whole.cpu().eval()(torch.from_numpy(x)).numpy()
-    scale = max(1.0, float(np.abs(own).max(initial=0)))
-    gap = float(np.abs(own - predictions).max(initial=0)) / scale
+    gap = gap_between(own, predictions)
     if not gap <= _CLOSE:
         raise UserError(
             f"the network written as ONNX predicts otherwise than the module, by up to {gap:.2g}: "
             "its forward must not branch on the values or the number of its rows."
         )
+
+
+def gap_between(wanted: Floats, found: Floats) -> float:
+    """The greatest difference, as a share of the greatest value wanted, or of 1 where that is more; may be NaN."""
+    scale = max(1.0, float(np.abs(wanted).max(initial=0)))
+    return float(np.abs(wanted - found).max(initial=0)) / scale
 
 
 def load_into(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:

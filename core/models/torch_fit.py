@@ -20,7 +20,15 @@ from treadle.errors import UserError
 from treadle.models import torch_file
 from treadle.models.predictor import FitTask
 from treadle.models.torch_device import Device, open_device, reproducible
-from treadle.models.torch_net import Encoder, NetInputs, Whole, learn_encoder, learn_head, make_net
+from treadle.models.torch_net import (
+    Encoder,
+    NetInputs,
+    Whole,
+    learn_encoder,
+    learn_head,
+    make_net,
+    vector_lengths,
+)
 from treadle.models.torch_params import Settings, settings_of
 from treadle.models.torch_weights import start_from
 from treadle.models.torch_workers import Group, group_of
@@ -56,7 +64,7 @@ def _prepare(task: FitTask, settings: Settings) -> Whole:
     outputs = len(task.classes) if task.train.task == "multiclass" else 1
 
     def assemble(encoder: Encoder, head: dict[str, Tensor], vectors: tuple[int, ...] = ()) -> Whole:
-        vectors = vectors or tuple(min(settings.embedding, (n + 3) // 2) for n in encoder.levels)
+        vectors = vectors or vector_lengths(encoder.levels, settings.embedding)
         net = make_net(task, NetInputs(encoder.width, encoder.levels, vectors, outputs), settings)
         return Whole(task.train.task, encoder, net, head)
 
@@ -123,7 +131,7 @@ class _Fit:
 
     def _one_epoch(self) -> None:
         seed = np.random.SeedSequence([self.task.train.seed, self.epoch, self.group.rank])
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        self.device.seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         order = np.random.default_rng([self.task.train.seed, self.epoch]).permutation(len(self.rows))
         self.net.train()
         total = torch.zeros((), dtype=torch.float32, device=self.device.name)

@@ -46,6 +46,11 @@ class NetInputs:
     outputs: int
 
 
+def vector_lengths(levels: tuple[int, ...], longest: int) -> tuple[int, ...]:
+    """How long a vector each category should get, of `levels` codes each."""
+    return tuple(min(longest, (n + 3) // 2) for n in levels)
+
+
 class Encoder(nn.Module):  # type: ignore[misc]
     """Standardizes numbers and makes codes of categories, in float64: a time in seconds needs its digits."""
 

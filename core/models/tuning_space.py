@@ -62,7 +62,7 @@ def search_problems(train: spec.Train, flavour: Flavour) -> list[str]:
     ]
     if tune.newest is not None and train.early_stopping is not None:
         found.append("tune.newest: the rows that judge are early_stopping.newest; remove one of the two.")
-    return found or _edge_problems(train, tune, flavour)
+    return [*found, *_edge_problems(train, tune, flavour)]
 
 
 def _edge_problems(train: spec.Train, tune: spec.Tune, flavour: Flavour) -> list[str]:
@@ -70,7 +70,7 @@ def _edge_problems(train: spec.Train, tune: spec.Tune, flavour: Flavour) -> list
     # How often a value of a parameter was tried, and how often each problem with it came up.
     tried: defaultdict[tuple[str, str], int] = defaultdict(int)
     told: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    elsewhere: dict[str, None] = {}
+    elsewhere: dict[str, str] = {}
     for params in islice(_edges(tune.space), _COMBINATIONS):
         for name, value in params.items():
             tried[name, repr(value)] += 1
@@ -80,12 +80,12 @@ def _edge_problems(train: spec.Train, tune: spec.Tune, flavour: Flavour) -> list
             if field.startswith("params.") and name in params:
                 told[name, repr(params[name])].append(words)
             elif problem not in known:
-                elsewhere[f"tune.space: with {_listed(params)}, {field}: {words}"] = None
+                elsewhere.setdefault(problem, f"tune.space: with {_listed(params)}, {field}: {words}")
     found: dict[str, str] = {}
     for (name, value), all_words in told.items():
         if len(all_words) == tried[name, value]:
             found.setdefault(name, f"tune.space.{name}: {all_words[0]}")
-    return [*found.values(), *list(elsewhere)[:1]]
+    return [*found.values(), *elsewhere.values()]
 
 
 def _edges(space: Mapping[str, spec.Dimension]) -> Iterator[dict[str, Any]]:

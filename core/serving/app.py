@@ -112,6 +112,7 @@ def _described(router: Router, capture: Capture | None) -> dict[str, Any]:
             "version": variant.version,
             "digest": variant.candidate,
             "weight": variant.weight,
+            "device": variant.device,
             "task": variant.predictor.task,
             "features": dict(zip(variant.encoder.names, variant.encoder.kinds, strict=True)),
         }

@@ -56,6 +56,7 @@ class Variant:
         weight: Its share of the traffic, relative to the others'.
         joins: Whether rows predicted together come out bit-equal to rows predicted alone.
         inline: Whether it is quick enough to predict on the event loop.
+        device: What it computes on.
     """
 
     predictor: Predictor
@@ -66,6 +67,7 @@ class Variant:
     weight: float = 1.0
     joins: bool = False
     inline: bool = False
+    device: str = "cpu"
 
     def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Predictions in double precision: (n_rows,), or (n_rows, n_classes) for several classes."""
@@ -79,6 +81,7 @@ def make_variant(
     *,
     online: OnlineFeatures | None = None,
     weight: float = 1.0,
+    device: str = "cpu",
 ) -> Variant:
     """A variant, warmed by predictions that also tell whether requests may be joined and answered inline.
 
@@ -95,7 +98,7 @@ def make_variant(
         seconds.append(time.perf_counter() - started)
     inline = min(seconds) < INLINE_SECONDS
     joins = inline and np.array_equal(variant.predict(rows), np.concatenate(alone), equal_nan=True)
-    return Variant(predictor, candidate, version, encoder, online, weight, joins, inline)
+    return Variant(predictor, candidate, version, encoder, online, weight, joins, inline, device)
 
 
 def _probe_rows(features: Sequence[Feature]) -> NDArray[np.float64]:

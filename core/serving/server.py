@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 from treadle.errors import MissingPackage, StoreError, TreadleError, UserError
 from treadle.loop import Loop
+from treadle.models.compiled import find_compiled, load_compiled, not_compiled, refuse_no_device
+from treadle.models.predictor import Predictor
 from treadle.records import Candidate
 from treadle.registry.log import PRODUCTION, Entry, ReleaseLog, champion_in, predecessor_in
 from treadle.serving.router import Desired, Follower, OnlineFeatures, Router, Variant, make_variant
-from treadle.serving.versions import versions_that_differ
+from treadle.serving.versions import compilers_that_differ, versions_that_differ
 from treadle.store import LocalStore, Store
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def load_desired(
     desired: Desired,
     online_for: OnlineFor = lambda candidate: None,
     say: Say = to_stderr,
+    device: str = "cpu",
 ) -> Variant:
     """The variant of a desired model, warmed, and so is its lookup of online features.
 
@@ -63,10 +66,35 @@ def load_desired(
 
     Raises:
         StoreError: The record is absent, or a rebuild that differs from what was judged.
-        BlobLost: A file of the model is missing or altered.
+        BlobLost: A file of the model is missing or altered. UserError: It is not compiled for the device.
     """
-    from treadle.models import load_candidate
+    candidate = _candidate_of(store, loop, desired)
+    predictor = _predictor_of(store, loop, candidate, device, say)
+    online = online_for(candidate)
+    if online is not None:
+        try:
+            online.warm()
+        except TreadleError as error:
+            say(f"requests by entity can't be answered yet: {error}")
+    return make_variant(predictor, candidate.digest, desired.version, online=online, device=device)
 
+
+def _predictor_of(store: Store, loop: Loop, candidate: Candidate, device: str, say: Say) -> Predictor:
+    if device == "cpu":
+        from treadle.models import load_candidate
+
+        predictor = load_candidate(store, candidate, trust=loop.train.trust)
+        differing = versions_that_differ(candidate)
+    else:
+        predictor, deployment = load_compiled(store, loop, candidate, device)
+        assert deployment.compiled is not None
+        differing = compilers_that_differ(candidate, deployment.compiled)
+    for words in differing:
+        say(words)
+    return predictor
+
+
+def _candidate_of(store: Store, loop: Loop, desired: Desired) -> Candidate:
     candidate_id = desired.details.get("candidate_id")
     path = f"records/{loop.name}/{Candidate.kind}/{candidate_id}.json"
     try:
@@ -82,16 +110,23 @@ def load_desired(
             f"{path} has the digest {candidate.digest[:12]}, but entry {desired.version} of the log released "
             f"{desired.candidate[:12]}; only what was judged serves. Run the loop, or `treadle rollback`."
         )
-    predictor = load_candidate(store, candidate, trust=loop.train.trust)
-    for words in versions_that_differ(candidate):
-        say(words)
-    online = online_for(candidate)
-    if online is not None:
-        try:
-            online.warm()
-        except TreadleError as error:
-            say(f"requests by entity can't be answered yet: {error}")
-    return make_variant(predictor, candidate.digest, desired.version, online=online)
+    return candidate
+
+
+def _refuse_unready(store: Store, loop: Loop, log: ReleaseLog, device: str) -> None:
+    """Nothing, where a server can answer from a device: by the champion, by its predecessor, or by nothing yet.
+
+    Raises:
+        UserError: The device is not here, or none of them is compiled for it.
+    """
+    refuse_no_device(device)
+    desired = desired_by(log)
+    if desired is None:
+        return
+    champion = _candidate_of(store, loop, desired)
+    before = [_candidate_of(store, loop, desired.fallback)] if desired.fallback else []
+    if not any(find_compiled(store, candidate, device) for candidate in (champion, *before)):
+        raise not_compiled(loop, champion, device)
 
 
 def make_app(
@@ -101,10 +136,20 @@ def make_app(
     *,
     online_for: OnlineFor = lambda candidate: None,
     say: Say = to_stderr,
+    device: str = "cpu",
 ) -> tuple[Starlette, Router]:
     """The app of a loop's endpoint on a track, and the router within it. It follows the log while it runs.
 
-    `online_for` makes the lookup of a candidate's online features; None where it has none.
+    Args:
+        loop: Whose endpoint.
+        store: Where its log and models lie.
+        track: Whose log is followed.
+        online_for: Makes the lookup of a candidate's online features; None where it has none.
+        say: Takes a line of progress.
+        device: What computes: cpu, or inferentia or trainium for networks that deploy compiled for it.
+
+    Raises:
+        UserError: The device is not here, or nothing that could serve is compiled for it.
     """
     try:
         from treadle.serving.app import build_app
@@ -112,11 +157,13 @@ def make_app(
     except ImportError as error:
         raise MissingPackage(error.name or str(error), "serve", "serve") from error
     log = ReleaseLog(store, loop.name, track)
+    if device != "cpu":
+        _refuse_unready(store, loop, log, device)
     router = Router(loop.name)
     follower = Follower(
         router,
         lambda: desired_by(log),
-        lambda desired: load_desired(store, loop, desired, online_for, say),
+        lambda desired: load_desired(store, loop, desired, online_for, say, device),
         every_s=0.25 if isinstance(store, LocalStore) else 2.0,
         say=say,
     )
@@ -160,15 +207,16 @@ def serve(
     *,
     online_for: OnlineFor = lambda candidate: None,
     say: Say = to_stderr,
+    device: str = "cpu",
 ) -> None:
     """Serves until SIGINT or SIGTERM; then requests in flight are answered and captures written.
 
     Port 0 takes a free one; `say` gets the address.
 
     Raises:
-        UserError: The port is taken. MissingPackage: The extra `serve` is not installed.
+        UserError: The port is taken, or see `make_app`. MissingPackage: The extra `serve` is not installed.
     """
-    app, _ = make_app(loop, store, track, online_for=online_for, say=say)
+    app, _ = make_app(loop, store, track, online_for=online_for, say=say, device=device)
     listener = _listen(host, port)
     say(f"serving {loop.name} on http://{host}:{listener.getsockname()[1]}")
     # uvicorn raises the signal again once it has shut down; by then there is nothing left to end.
@@ -199,15 +247,16 @@ def serve_in_thread(
     online_for: OnlineFor = lambda candidate: None,
     wait_s: float = 60.0,
     say: Say = to_stderr,
+    device: str = "cpu",
 ) -> Iterator[Running]:
     """A server for the length of a `with`, for tests and demonstrations; captures are written before it ends.
 
     It begins once a model serves, which may take up to `wait_s` seconds; 0 does not wait.
 
     Raises:
-        TreadleError: No model serves after `wait_s` seconds; says why.
+        TreadleError: No model serves after `wait_s` seconds; says why. UserError: See `make_app`.
     """
-    app, router = make_app(loop, store, track, online_for=online_for, say=say)
+    app, router = make_app(loop, store, track, online_for=online_for, say=say, device=device)
     with run_in_thread(app, host, port) as url:
         deadline = time.monotonic() + wait_s
         while not router.serving and time.monotonic() < deadline:

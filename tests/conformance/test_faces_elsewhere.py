@@ -33,7 +33,9 @@ def test_dagster_s_stage_in_a_cluster_makes_the_same_records_and_shows_its_lines
 ) -> None:
     copied = copy_of(turned[0], tmp_path / "copy")
     copied.edit("orders.yaml", "retrain:", "pools: {train: cluster}\nretrain:")
-    pool = f"cluster: {{backend: kubernetes, image: 'treadle:test', python: {sys.executable}}}\n"
+    pool = f"cluster: {{backend: kubernetes, image: 'treadle:test', python: {sys.executable}, "
+    # What runs the cluster's containers has this machine's disk.
+    pool += f"options: {{volumes: {{'{tmp_path}': orders}}}}}}\n"
     (copied.path.parent / "pools.yaml").write_text(pool)
     fresh = Wheel(copied.path, tmp_path / "fresh")
     with dg.DagsterInstance.ephemeral() as instance:

@@ -59,7 +59,7 @@ def against(folder: Path, policy: str, name: str, workers: int = 1, **tags: str)
         ("required_tags: [team]", "cheap", 1, "cheap.tags", "the tag 'team' is missing"),
         ("dearest_job: 2", "cloud", 9, "cloud.max_seconds", "may cost 2.40 USD, above dearest_job, 2 USD"),
         ("dearest_job: 2", "endless", 11, "endless.max_seconds", "without a time limit"),
-        ("dearest_job: 2", "bare", 10, "bare.price", "neither price"),
+        ("dearest_job: 2", "bare", 10, "bare.price", "at least 0.8048 USD an hour for g6.xlarge"),
     ],
 )
 def test_what_a_policy_forbids_is_told_with_both_files_and_lines(

@@ -101,6 +101,7 @@ EVERYTHING: dict[str, Any] = {
         "pull_secrets": ["registry"],
         "annotations": {"karpenter.sh/do-not-disrupt": "true"},
         "shm_gib": 2,
+        "volumes": {"/mnt/team": "team-files", "/mnt/models": "models"},
         "user": 1000,
         "deadline_s": 7200,
         "ray_version": "2.60.0",
@@ -284,9 +285,24 @@ def test_workers_hold_the_devices_and_the_head_runs_the_command() -> None:
     assert {"name": "B", "value": "$(S)/x"} in head["containers"][0]["env"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_volume_is_mounted_under_its_own_path_in_every_pod_that_runs_the_job(workers: int) -> None:
+    pool = pool_of(options={"volumes": {"/mnt/team": "team-files"}})
+    spec = planned(pool, workers=workers)["spec"]
+    cluster = spec.get("rayClusterSpec")
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]] if cluster else [spec]
+    for pod in (group["template"]["spec"] for group in groups):
+        (mount,) = pod["containers"][0]["volumeMounts"]
+        (volume,) = pod["volumes"]
+        assert mount == {"name": volume["name"], "mountPath": "/mnt/team"}
+        assert volume["persistentVolumeClaim"] == {"claimName": "team-files"}
+
+
 @pytest.mark.parametrize(
     ("fields", "workers", "words"),
     [
+        ({"options": {"volumes": {"team": "files"}}}, 1, r"options\.volumes"),
+        ({"options": {"volumes": {"/mnt/team": "Team Files"}}}, 1, r"options\.volumes"),
         ({"image": None}, 1, "names no image.*docker/"),
         ({"max_jobs": 2}, 1, "max_jobs.*queue"),
         ({"spot": True}, 1, "whose nodes.*aks, eks, gke, karpenter|karpenter.*aks"),

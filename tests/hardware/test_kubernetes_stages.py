@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import treadle
 from kubernetes_api.server import Api, api_server
+from processes import one_json
 from treadle import jobs
+from treadle.cli import app
 from treadle.errors import JobFailed, UserError
 from treadle.hardware.backend import Status
 from treadle.hardware.pools import Pool
@@ -18,6 +20,7 @@ from treadle.jobs import JobRef
 from treadle.jobs.file import treadle_version
 from treadle.records import Record
 from treadle.session import Session
+from typer.testing import CliRunner
 from wheel import FIRST, SECOND, Wheel, copy_of, ids
 
 POOLS = """
@@ -27,7 +30,10 @@ cluster:
   python: {python}
   roles: {{default: treadle-jobs}}
   max_seconds: 600
-  options: {{secrets: {{MLFLOW_TRACKING_TOKEN: mlflow/token}}, grace_s: {grace_s}}}
+  options:
+    secrets: {{MLFLOW_TRACKING_TOKEN: mlflow/token}}
+    grace_s: {grace_s}
+    volumes: {{'{folder}': orders}}  # what runs the cluster's containers has this machine's disk
 """
 # Long enough for something to happen meanwhile.
 LONG = (
@@ -47,7 +53,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def on_cluster(wheel: Wheel, python: str = sys.executable, grace_s: int = 60) -> Pool:
-    (wheel.path.parent / "pools.yaml").write_text(POOLS.format(python=python, grace_s=grace_s))
+    text = POOLS.format(python=python, grace_s=grace_s, folder=wheel.path.parents[1])
+    (wheel.path.parent / "pools.yaml").write_text(text)
     pool = jobs.pool_of(treadle.Loop.load(wheel.path), "train", "cluster")
     assert pool is not None
     return pool
@@ -141,6 +148,30 @@ def test_a_client_that_comes_back_goes_on_with_the_running_job(
     with pytest.raises(JobFailed, match=r"was cancelled(.|\n)*asked to end"):
         jobs.settle(session, again)
     assert len([key for key in api.cluster.created if key[0] == "Job"]) == 1
+
+
+def test_a_pool_in_a_cluster_is_compared_with_one_here(
+    wheel: Wheel, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREADLE_JOBS", str(tmp_path / "jobs"))
+    on_cluster(wheel)
+    pools = wheel.path.parent / "pools.yaml"
+    pools.write_text(f"{pools.read_text()}  price: 0.5\nhere: {{price: 0.5}}\n")
+    asked = ["tune-pool", str(wheel.path), "--pools", "here,cluster", "--rounds", "5", "--as-of", FIRST]
+    asked += ["--store", str(tmp_path / "own"), "--json"]
+    out_of_reach = CliRunner().invoke(app, [*asked, "--scratch", "/var/tmp/treadle-not-mounted"])
+    assert out_of_reach.exit_code == 2
+    assert "/var/tmp/treadle-not-mounted is a folder of this machine" in out_of_reach.output
+    assert not api.cluster.created
+    done = CliRunner().invoke(app, [*asked, "--scratch", str(tmp_path / "scratch")])
+    assert done.exit_code == 0, done.output
+    here, there = one_json(done.stdout)["trials"]
+    assert (here["error"], there["error"]) == (None, None)
+    assert here["gain"] == there["gain"] > 0, "one model, wherever it was trained"
+    assert there["usd"] == pytest.approx(0.5 * there["seconds"] / 3600, rel=0.01)
+    assert 0 < there["work_seconds"] < there["seconds"]
+    assert [key[0] for key in api.cluster.created].count("Job") == 1
+    assert sorted(each.name for each in (tmp_path / "own").iterdir()) == ["costs", "probe"]
 
 
 def interpreter(folder: Path, script: str) -> str:

@@ -212,7 +212,10 @@ class TestLocalBackend(BackendSuite):
             ({"options": {"devcies": [0]}}, "devcies.*devices"),
             ({"cpu": 4096.0}, "4096 cores"),
             ({"cpu": 0.5}, "whole ones"),
-            ({"accelerator": "gpu", "count": 2, "options": {"devices": [0]}}, "has 1 devices.*need 2"),
+            (
+                {"accelerator": "gpu", "count": 2, "options": {"devices": [0]}},
+                "1 device; 1 job with 2 each needs 2",
+            ),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )

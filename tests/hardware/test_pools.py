@@ -133,6 +133,23 @@ def test_a_promised_accelerator_that_is_not_there_is_missed(
     assert devices_seen("trainium", dev=tmp_path) == ["neuron0"]
 
 
+@pytest.mark.parametrize(
+    ("backend", "image", "words", "not_words"),
+    [
+        ("local", None, "the device's driver on this machine", "image"),
+        ("ray", None, "the machines that run its jobs", "image"),
+        ("kubernetes", "treadle:1", "its image, or the device plugin of the cluster", "driver"),
+    ],
+)
+def test_what_to_do_about_a_missing_device_suits_the_place(
+    tmp_path: Path, backend: str, image: str | None, words: str, not_words: str
+) -> None:
+    pool = Pool(name="gpus", backend=backend, image=image, accelerator="gpu", count=1)
+    told = missing_devices(pool, dev=tmp_path) or ""
+    assert words in told
+    assert not_words not in told
+
+
 def test_the_example_of_the_project_is_right() -> None:
     pools = read_pools(ROOT / "pools.yaml")
     assert {pool.backend for pool in pools.values()} <= {"local"}

@@ -248,6 +248,20 @@ def test_what_the_flavour_refuses_at_an_edge_is_refused(
     assert words in found[0].evidence
 
 
+def test_all_that_is_wrong_with_a_search_is_told_at_once(wheel: Wheel) -> None:
+    from treadle.check import check
+
+    space = {"max_depth": [2, 3], "maxx_bin": [64, 128], "booster": ["gbtree", "dart"]}
+    path = tuned(wheel, {"space": space}, params={"max_depth": 3}, early_stopping={}).path
+    found = [finding for finding in check(path, only=["TR051"]) if finding.code == "TR051"]
+    assert {finding.field for finding in found} == {
+        "train.tune.space.max_depth",
+        "train.tune.space.maxx_bin",
+        "train.tune.space",
+    }
+    assert len(found) == 3
+
+
 def test_a_parameter_that_counts_beside_one_choice_is_right() -> None:
     from treadle.models.tuning_space import search_problems
     from treadle.models.xgboost import XGBoostFlavour
