@@ -33,6 +33,10 @@ class LoopComponent(dg.Component, dg.Model, dg.Resolvable):
         default=False,
         description="Conditions on the assets; the schedules and the retrain sensor then stay off.",
     )
+    in_process: bool = Field(
+        default=False,
+        description="Whether the loop's own jobs run all steps in the run's process; else the project's executor does.",
+    )
     store: str | None = Field(default=None, description="A folder or URI; default: TREADLE_STORE.")
     tracking_uri: str | None = Field(default=None, description="MLflow; default: MLFLOW_TRACKING_URI.")
     track: str = Field(default="production", description="Whose release log is read and written.")
@@ -68,6 +72,7 @@ class LoopComponent(dg.Component, dg.Model, dg.Resolvable):
             partitions=self.partitions,
             conditions=conditions,
             resource=self.resource(),
+            executor=dg.in_process_executor if self.in_process else None,
         )
 
 

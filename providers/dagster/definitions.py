@@ -29,6 +29,7 @@ def loop_definitions(
     partitions: dg.TimeWindowPartitionsDefinition | str | None = AUTO,
     conditions: Mapping[str, Condition] | None = None,
     resource: TreadleResource | None = None,
+    executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """A loop's assets with its jobs, schedules and sensors, and the resource `treadle`.
 
@@ -40,6 +41,7 @@ def loop_definitions(
         conditions: See `loop_assets`.
         resource: Store, MLflow, pools; left out as for `treadle run`. Definitions that are merged need one and the
             same object.
+        executor: Of the loop's own jobs, and so of its schedules, sensors and backfills; left out, the location's.
 
     Raises:
         SpecError: The loop file is wrong, or `sources` names no source.
@@ -49,7 +51,7 @@ def loop_definitions(
     specs = loop_specs(loop, translator=translator, sources=sources)
     keys = {stage: spec.key for stage, spec in specs.items()}
     windows = windows_of(loop, partitions)
-    job = jobs.loop_job(loop, keys)
+    job = jobs.loop_job(loop, keys, executor)
     ticks = [schedules.train_schedule(loop, job, keys, windows), schedules.watch_schedule(loop, job, keys)]
     looks = [
         sensors.retrain_sensor(loop, job, keys, windows),
@@ -57,7 +59,7 @@ def loop_definitions(
     ]
     return dg.Definitions(
         assets=assets_of(loop, specs, windows, conditions or {}),
-        jobs=[job, jobs.decide_job(loop, keys, windows)],
+        jobs=[job, jobs.decide_job(loop, keys, windows, executor)],
         schedules=[tick for tick in ticks if tick is not None],
         sensors=[look for look in looks if look is not None],
         resources={"treadle": resource or _DEFAULT},

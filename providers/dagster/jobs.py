@@ -22,12 +22,18 @@ Windows = dg.TimeWindowPartitionsDefinition | None
 Job = Any  # Dagster has no public name for the type of an asset job that is not resolved yet
 
 
-def loop_job(loop: Loop, keys: Mapping[str, dg.AssetKey]) -> Job:
-    """All of a loop's assets. Its backfill runs the partitions one after another, by the tag `treadle/loop`."""
+def loop_job(
+    loop: Loop, keys: Mapping[str, dg.AssetKey], executor: dg.ExecutorDefinition | None = None
+) -> Job:
+    """All of a loop's assets, by an executor of the job's own or by the location's.
+
+    Its backfill runs the partitions one after another, by the tag `treadle/loop`.
+    """
     return dg.define_asset_job(
         f"{loop.name}_loop",
         selection=dg.AssetSelection.assets(*keys.values()),
         tags={LOOP_TAG: loop.name},
+        executor_def=executor,
         description=f"Turns the wheel of {loop.name} once and looks at its newest window: what has not changed is not"
         " done again.",
     )
@@ -58,7 +64,12 @@ class Decision(dg.Config):
 _ASKED = Decision.to_config_schema().as_field()  # made once: it costs more than the job
 
 
-def decide_job(loop: Loop, keys: Mapping[str, dg.AssetKey], windows: Windows) -> dg.JobDefinition:
+def decide_job(
+    loop: Loop,
+    keys: Mapping[str, dg.AssetKey],
+    windows: Windows,
+    executor: dg.ExecutorDefinition | None = None,
+) -> dg.JobDefinition:
     """A person's answer, in one action: it enters the release log, and the champion follows at once."""
 
     @dg.op(name=f"{loop.name}__decide", required_resource_keys={"treadle"}, config_schema=_ASKED)
@@ -78,6 +89,7 @@ def decide_job(loop: Loop, keys: Mapping[str, dg.AssetKey], windows: Windows) ->
     graph = dg.GraphDefinition(name=f"{loop.name}_decide", node_defs=[decide])
     return graph.to_job(
         tags={LOOP_TAG: loop.name},
+        executor_def=executor,
         description=f"Approve or reject the challenger of {loop.name} that waits, with a name and a reason.",
     )
 

@@ -30,6 +30,7 @@ class Ti:
     first_reschedule: datetime | None = None
     map_index: int = -1
     try_number: int = 1
+    max_tries: int = 2
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value

@@ -12,7 +12,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,7 +73,11 @@ def _ask(path: str, question: Json) -> Any:
 
 @dataclass
 class Server:
-    """The server's side: the jobs that it was given, in order, and those that it lets run."""
+    """The server's side: the jobs that it was given, in order, and those that it lets run.
+
+    Attributes:
+        meanwhile: What happens while it is too busy to answer; set, it refuses one request.
+    """
 
     address: str
     backend: LocalBackend
@@ -82,6 +86,7 @@ class Server:
     submits: int = 0
     started: dict[str, Handle] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
+    meanwhile: Callable[[], None] | None = None
 
     def release(self) -> None:
         """Starts what was held back, and holds nothing back any more."""
@@ -130,6 +135,11 @@ def serving_cluster(folder: Path) -> Iterator[Server]:
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
+                meanwhile, server.meanwhile = server.meanwhile, None
+                if meanwhile is not None:
+                    meanwhile()
+                    self.send_error(503)
+                    return
                 told = json.dumps(server.answer(self.path.strip("/"), asked)).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(told)))

@@ -132,7 +132,7 @@ def test_a_job_is_watched_without_a_slot_and_never_cancelled() -> None:
     assert isinstance(trigger, TreadleWatchTrigger)
     path, kwargs = trigger.serialize()
     assert path == "treadle_airflow.triggers.watch.TreadleWatchTrigger"
-    assert kwargs.keys() == {"ref", "poll_interval", "deadline"}
+    assert kwargs.keys() == {"ref", "poll_interval", "deadline", "patience"}
     asyncio.run(trigger.on_kill())
 
     event = {"ref": job, "state": "succeeded", "timed_out": False}

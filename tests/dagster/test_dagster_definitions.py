@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -276,50 +275,17 @@ def test_a_component_loads_a_loop_from_the_project_s_root(path: Path) -> None:
     assert snapshot.automation_condition is not None
 
 
-@pytest.mark.slow
-def test_dg_lists_scaffolds_and_checks_a_loop_that_runs(tmp_path: Path) -> None:
-    project = tmp_path / "shop"
-    (project / "shop" / "defs").mkdir(parents=True)
-    (project / "shop" / "__init__.py").touch()
-    (project / "pyproject.toml").write_text(
-        '[project]\nname = "shop"\nversion = "0.1"\nrequires-python = ">=3.11"\n'
-        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shop"\n'
-        'code_location_name = "shop"\n'
+@pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated")
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_component_s_own_jobs_run_in_one_process_where_asked_and_leave_the_project_its_executor(
+    path: Path, in_process: bool
+) -> None:
+    component = LoopComponent.resolve_from_yaml(f"loop: loops/orders.yaml\nin_process: {in_process}\n")
+    defs = component.build_defs(
+        cast("dg.ComponentLoadContext", SimpleNamespace(project_root=path.parent.parent))
     )
-    (project / "shop" / "definitions.py").write_text(
-        "from pathlib import Path\nimport dagster as dg\n\n@dg.definitions\ndef defs():\n"
-        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
-    )
-
-    def dg_command(*words: str) -> str:
-        binaries = Path(sys.executable).parent
-        environment = {
-            **os.environ,
-            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-            "VIRTUAL_ENV": str(binaries.parent),
-            "PYTHONPATH": str(project),
-            "DAGSTER_DISABLE_TELEMETRY": "1",
-            "COLUMNS": "200",
-        }
-        done = subprocess.run(
-            [binaries / "dg", *words],
-            cwd=project,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    assert "treadle_dagster.LoopComponent" in dg_command("list", "components")
-    dg_command("scaffold", "defs", "treadle_dagster.LoopComponent", "churn")
-    assert "loop: loops/churn.yaml" in (project / "shop" / "defs" / "churn" / "defs.yaml").read_text()
-    assert "successfully" in dg_command("check", "defs")
-    assert "churn/champion" in dg_command("list", "defs")
-    result = dg.materialize(
-        loop_assets(project / "loops" / "churn.yaml"),
-        resources={"treadle": TreadleResource(store=str(tmp_path / "store"))},
-        raise_on_error=False,
-    )
-    assert result.success, failure(result)
+    theirs = dg.multiprocess_executor.configured({"max_concurrent": 2}, name="theirs")
+    project = dg.Definitions.merge(defs, dg.Definitions(executor=theirs))
+    names = {job.name: job.executor_def.name for job in project.get_repository_def().get_all_jobs()}
+    own = "in_process" if in_process else "theirs"
+    assert names == {"orders_loop": own, "orders_decide": own, "__ASSET_JOB": "theirs"}

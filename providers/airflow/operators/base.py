@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException
 from treadle.clock import format_instant
-from treadle.errors import TreadleError
+from treadle.errors import Transient, TreadleError
 from treadle.loop import Loop
 from treadle_airflow import assets
 from treadle_airflow.asking import Asked, asked_of
@@ -63,6 +63,7 @@ class TreadleOperator(BaseOperator):
         self.spec_digest = spec_digest
         self.patience = patience
         self.links: dict[str, str] = {}
+        self.tried: TreadleError | None = None
 
     @cached_property
     def hook(self) -> TreadleHook:
@@ -71,10 +72,11 @@ class TreadleOperator(BaseOperator):
 
     @contextmanager
     def opened(self, context: Context) -> Iterator[Session]:
-        """A session at the run's time; what the core refuses becomes an error that Airflow does not retry.
+        """A session at the run's time; what the core refuses becomes an error in Airflow's terms.
 
         Raises:
-            AirflowFailException: Whatever the core explains: a retry can't help, or the core has retried already.
+            AirflowFailException: A retry can't help, or the core has retried already: the error is noted as `tried`.
+            AirflowException: The store, or the place of a job, is away for now: Airflow tries the task again.
             AirflowRescheduleException: Where `waits` says so, the task asks again later and holds no slot meanwhile.
         """
         try:
@@ -134,7 +136,8 @@ class TreadleOperator(BaseOperator):
     def _told(self, error: TreadleError, context: Context) -> Exception:
         words = f"{type(error).__name__}: {error}"
         if not self.waits(error):
-            return AirflowFailException(words)
+            may_pass = isinstance(error, Transient) and error is not self.tried
+            return AirflowException(words) if may_pass else AirflowFailException(words)
         now = datetime.now(UTC)
         first = context["ti"].get_first_reschedule_date(context) or now
         if now - first > self.patience:

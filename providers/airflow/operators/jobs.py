@@ -4,7 +4,8 @@
        ▲                                                                                    │
        └─ after a worker's death: the noted job is still there ◄── the next attempt of a preempted job
 
-The job's own name makes a second submission harmless; the note spares even the attempt, and says what to cancel.
+The job's own name makes a second submission harmless while it runs; the note spares even the attempt, says what to
+cancel, and stays when the job has ended: a try whose success Airflow never heard of is followed by one that finds it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
-from treadle.errors import TreadleError
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from treadle.errors import Transient, TreadleError
 from treadle_airflow.asking import asked_of
 from treadle_airflow.operators.base import TreadleOperator
 from treadle_airflow.triggers.job import TreadleJobTrigger, wait_for_job
@@ -39,6 +40,7 @@ class OnPools(TreadleOperator):
     deferrable: bool
     poll_interval: float
     job_timeout: timedelta | None
+    job_patience: timedelta
     _running: JobRef | None = None
 
     def pool_of(self, session: Session, context: Context) -> Pool | None:
@@ -67,16 +69,22 @@ class OnPools(TreadleOperator):
         return self._wait(context, session, *found)
 
     def _earlier(self, context: Context, session: Session) -> tuple[JobRef, float | None] | None:
-        """The job that an earlier try of this task left, with its deadline, unless it was cancelled or failed."""
+        """The job that an earlier try of this task left, with its deadline, unless it was cancelled or failed.
+
+        One that was settled counts for this life of the task only: whoever clears the task asks anew.
+        """
         from treadle import jobs
 
         noted = context["task_state_store"].get(NOTE)
-        if not isinstance(noted, dict):
+        if not isinstance(noted, dict) or noted.get("settled") not in (None, _life(context)):
             return None
         ref = jobs.JobRef.from_json(str(noted["ref"]))
         try:
-            settled = jobs.settle(session, ref)
+            settled = self._look(session, ref)
         except TreadleError as error:
+            if isinstance(error, Transient) and error is not self.tried:
+                raise  # how it ended is not known: another must not be submitted
+            self.tried = None
             self.log.info("%s ended in an earlier try (%s); it is submitted again", ref, type(error).__name__)
             return None
         self.log.info("goes on with %s of an earlier try", ref)
@@ -85,19 +93,22 @@ class OnPools(TreadleOperator):
     def _wait(self, context: Context, session: Session, ref: JobRef, deadline: float | None) -> Record:
         from treadle import jobs
 
+        patience = self.job_patience.total_seconds()
         while True:
             # Noted before anything can fail: whoever comes next finds the job, whatever becomes of this process.
             context["task_state_store"].set(NOTE, {"ref": ref.to_json(), "deadline": deadline})
             self._running = ref
             if self.deferrable:
                 self.defer(
-                    trigger=TreadleJobTrigger(ref.to_json(), self.poll_interval, deadline),
+                    trigger=TreadleJobTrigger(ref.to_json(), self.poll_interval, deadline, patience),
                     method_name="execute_complete",
                 )
-            event = asyncio.run(wait_for_job(ref.to_json(), self.poll_interval, deadline, self.log.info))
+            event = asyncio.run(
+                wait_for_job(ref.to_json(), self.poll_interval, deadline, self.log.info, patience)
+            )
             settled = self._settled(session, ref, event)
             if not isinstance(settled, jobs.JobRef):
-                context["task_state_store"].delete(NOTE)
+                self._note_settled(context, ref, deadline)
                 self._running = None
                 return settled
             ref = settled
@@ -116,7 +127,8 @@ class OnPools(TreadleOperator):
             settled = self._settled(session, ref, event)
             if isinstance(settled, jobs.JobRef):
                 settled = self._wait(context, session, settled, _seconds(noted["deadline"]))
-            context["task_state_store"].delete(NOTE)
+            else:
+                self._note_settled(context, ref, _seconds(noted["deadline"]))
             return self.finished(context, session, settled)
 
     def _settled(self, session: Session, ref: JobRef, event: dict[str, Any]) -> Record | JobRef:
@@ -131,10 +143,30 @@ class OnPools(TreadleOperator):
             raise AirflowFailException(
                 f"{self.stage}: {where} can't look at {ref}, which was cancelled: {event['problem']}"
             )
-        settled = jobs.settle(session, ref)
+        settled = self._look(session, ref)
+        if settled == ref and event.get("away"):
+            raise AirflowException(f"{self.stage}: {event['away']} The job goes on; the next try finds it.")
         if isinstance(settled, jobs.JobRef) and settled != ref:
             self.log.info("attempt %s: %s", settled.attempt, settled)
         return settled
+
+    def _look(self, session: Session, ref: JobRef) -> Record | JobRef:
+        """As `jobs.settle`; what the stage itself raised has been tried again where it ran."""
+        from treadle import jobs
+        from treadle.jobs.file import read_result
+
+        try:
+            return jobs.settle(session, ref)
+        except Transient as error:
+            result = read_result(session.store, ref.loop, ref.job, ref.attempt)
+            if result is not None and result.error is not None:
+                self.tried = error
+            raise
+
+    def _note_settled(self, context: Context, ref: JobRef, deadline: float | None) -> None:
+        context["task_state_store"].set(
+            NOTE, {"ref": ref.to_json(), "deadline": deadline, "settled": _life(context)}
+        )
 
     def finished(self, context: Context, session: Session, record: Record) -> Json:
         """What the task returns."""
@@ -150,3 +182,8 @@ class OnPools(TreadleOperator):
 
 def _seconds(noted: object) -> float | None:
     return float(noted) if isinstance(noted, (int, float)) else None
+
+
+def _life(context: Context) -> int:
+    """The same in all tries of a task until someone clears it: Airflow then grants it more."""
+    return context["ti"].max_tries

@@ -51,6 +51,8 @@ class TreadleStageOperator(TellsLineage, OnPools):
     :param deferrable: Whether to wait for a job without holding a worker's slot.
     :param poll_interval: Seconds between two looks at a job.
     :param job_timeout: The longest that a job may take from its submission on, over all of its attempts.
+    :param job_patience: How long the place of a job may be out of reach before the task fails, to be tried again; the
+        job goes on.
 
     The other parameters are those of TreadleOperator.
     """
@@ -69,6 +71,7 @@ class TreadleStageOperator(TellsLineage, OnPools):
         deferrable: bool = True,
         poll_interval: float = 5.0,
         job_timeout: timedelta | None = None,
+        job_patience: timedelta = timedelta(hours=1),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,6 +83,7 @@ class TreadleStageOperator(TellsLineage, OnPools):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.job_timeout = job_timeout
+        self.job_patience = job_patience
 
     def check(self, context: Context, session: Session, asked: Asked) -> None:
         """Refuses a backfill that would wait for people."""
@@ -94,7 +98,11 @@ class TreadleStageOperator(TellsLineage, OnPools):
 
     def run_stage(self, session: Session) -> Record:
         """The stage's record, made or found in this process."""
-        return run_one(session, self.stage, self.inputs)
+        try:
+            return run_one(session, self.stage, self.inputs)
+        except TreadleError as error:
+            self.tried = error
+            raise
 
     def finished(self, context: Context, session: Session, record: Record) -> Json:
         """What the task returns; override it to add a step after the stage.

@@ -18,11 +18,16 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
 from treadle.clock import format_instant, parse_duration, parse_instant
 from treadle.errors import TreadleError, UserError
 from treadle_airflow.operators.base import TreadleOperator
-from treadle_airflow.triggers.job import wait_for_job
+from treadle_airflow.triggers.job import PATIENCE_S, wait_for_job
 from treadle_airflow.triggers.watch import TreadleWatchTrigger
 
 if TYPE_CHECKING:
@@ -161,6 +166,7 @@ class TreadleJobSensor(BaseSensorOperator):
     :param job: The job's reference, as JSON: what `treadle.jobs.submit(...).to_json()` gave. (templated)
     :param deferrable: Whether to wait without a worker's slot.
     :param poke_interval: Seconds between two looks.
+    :param patience: How many seconds the job's place may be out of reach before the task fails, to be tried again.
     :param timeout: The longest wait, in seconds.
     """
 
@@ -168,19 +174,26 @@ class TreadleJobSensor(BaseSensorOperator):
     ui_color = TreadleOperator.ui_color
 
     def __init__(
-        self, *, job: str, deferrable: bool = True, poke_interval: float = 5.0, **kwargs: Any
+        self,
+        *,
+        job: str,
+        deferrable: bool = True,
+        poke_interval: float = 5.0,
+        patience: float = PATIENCE_S,
+        **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.job = job
         self.deferrable = deferrable
+        self.patience = patience
 
     def execute(self, context: Context) -> Json:
         """Waits; `job` and `state` at its end."""
         deadline = time.time() + self.timeout
         if self.deferrable:
-            trigger = TreadleWatchTrigger(self.job, self.poke_interval, deadline)
+            trigger = TreadleWatchTrigger(self.job, self.poke_interval, deadline, self.patience)
             self.defer(trigger=trigger, method_name="execute_complete")
-        told = asyncio.run(wait_for_job(self.job, self.poke_interval, deadline, self.log.info))
+        told = asyncio.run(wait_for_job(self.job, self.poke_interval, deadline, self.log.info, self.patience))
         return self.execute_complete(context, told)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Json:
@@ -193,6 +206,8 @@ class TreadleJobSensor(BaseSensorOperator):
         if event["timed_out"]:
             words = f"{job} still runs after {self.timeout:g} s"
             raise AirflowSkipException(words) if self.soft_fail else AirflowSensorTimeout(words)
+        if event.get("away"):
+            raise AirflowException(f"{event['away']} The job goes on.")
         if event.get("problem"):
             raise AirflowFailException(f"{job} can't be looked at: {event['problem']}")
         if event["state"] != "succeeded":

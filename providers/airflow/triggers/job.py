@@ -10,30 +10,38 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from treadle.errors import Transient, TreadleError
 
-_MOST_FAILURES = 60
+PATIENCE_S = 3600.0
+_LONGEST_PAUSE_S = 60.0
 
 
 async def wait_for_job(
-    ref: str, poll_interval: float, deadline: float | None, say: Callable[..., Any]
+    ref: str,
+    poll_interval: float,
+    deadline: float | None,
+    say: Callable[..., Any],
+    patience: float = PATIENCE_S,
 ) -> dict[str, Any]:
-    """Looks at a job until it ended: `ref`, `state`, `timed_out` where the deadline came first, or `problem`.
+    """Looks at a job until it ended: `ref`, `state`, `timed_out` where the deadline came first, `away` or `problem`.
 
-    The job's output goes to `say` as it comes. A look that fails says nothing about the job; sixty in a row are raised.
-    `problem` is in words what makes looking impossible here, such as a package that is not installed.
+    The job's output goes to `say` as it comes. A look that fails says nothing about the job: the next comes after a
+    pause that doubles, up to a minute. `away` says in words that none has succeeded for `patience` seconds; `problem`,
+    what makes looking impossible here, such as a package that is not installed.
     """
     from treadle import jobs
 
-    job, since, failures = jobs.JobRef.from_json(ref), 0, 0
+    job, since, pause = jobs.JobRef.from_json(ref), 0, poll_interval
+    seen = time.monotonic()
     while True:
         try:
             status = await asyncio.to_thread(jobs.poll, job)
             lines, since = await asyncio.to_thread(jobs.logs, job, since)
-            failures = 0
+            seen, pause = time.monotonic(), poll_interval
         except Transient as error:
-            failures += 1
-            if failures >= _MOST_FAILURES:
-                raise
-            say("%s can't be seen (%s); looking again", job, error)
+            if time.monotonic() - seen >= patience:
+                words = f"{job} has been out of sight for {patience:g} s: {error}"
+                return {"ref": ref, "state": "unknown", "timed_out": False, "away": words}
+            pause = min(2 * pause, max(_LONGEST_PAUSE_S, poll_interval))
+            say("%s can't be seen (%s); looking again in %g s", job, error, pause)
         except TreadleError as error:
             return {"ref": ref, "state": "unknown", "timed_out": False, "problem": str(error)}
         else:
@@ -45,7 +53,7 @@ async def wait_for_job(
                 return {"ref": ref, "state": status.state, "timed_out": False}
         if deadline is not None and time.time() > deadline:
             return {"ref": ref, "state": "running", "timed_out": True}
-        await asyncio.sleep(poll_interval)
+        await asyncio.sleep(pause)
 
 
 class TreadleJobTrigger(BaseTrigger):
@@ -54,22 +62,30 @@ class TreadleJobTrigger(BaseTrigger):
     :param ref: The job, as JSON; it holds no secrets.
     :param poll_interval: Seconds between two looks.
     :param deadline: In seconds since 1970; None waits as long as the job takes.
+    :param patience: How many seconds the job's place may be out of reach before the wait ends.
     """
 
-    def __init__(self, ref: str, poll_interval: float = 5.0, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        ref: str,
+        poll_interval: float = 5.0,
+        deadline: float | None = None,
+        patience: float = PATIENCE_S,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ref = ref
         self.poll_interval = poll_interval
         self.deadline = deadline
+        self.patience = patience
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class and its arguments, as Airflow stores them."""
-        kwargs = {"ref": self.ref, "poll_interval": self.poll_interval, "deadline": self.deadline}
-        return "treadle_airflow.triggers.job.TreadleJobTrigger", kwargs
+        times = {"poll_interval": self.poll_interval, "deadline": self.deadline, "patience": self.patience}
+        return "treadle_airflow.triggers.job.TreadleJobTrigger", {"ref": self.ref, **times}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event, when the job ended or the deadline came."""
-        told = await wait_for_job(self.ref, self.poll_interval, self.deadline, self.log.info)
+        """One event, when the job ended, the deadline came or patience was at its end."""
+        told = await wait_for_job(self.ref, self.poll_interval, self.deadline, self.log.info, self.patience)
         yield TriggerEvent(told)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:

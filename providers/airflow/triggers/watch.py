@@ -13,6 +13,7 @@ class TreadleWatchTrigger(TreadleJobTrigger):
     :param ref: The job, as JSON; it holds no secrets.
     :param poll_interval: Seconds between two looks.
     :param deadline: In seconds since 1970; None waits as long as the job takes.
+    :param patience: How many seconds the job's place may be out of reach before the wait ends.
     """
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
