@@ -48,7 +48,7 @@ def by_treadle(count: int, rounds: int) -> tuple[float, bytes]:
     from treadle.models.predictor import FitTask, MemoryCheckpoints
     from treadle.models.ray_session import ray_workers
     from treadle.models.schema import Feature, InputSchema
-    from treadle.models.xgboost import XGBoostFlavour, XGBoostPredictor
+    from treadle.models.xgboost.flavour import XGBoostFlavour, XGBoostPredictor
 
     x, y = rows(count)
     train = spec.Train(params=PARAMS, rounds=rounds, workers=WORKERS, threads=1, checkpoint_every=EVERY)

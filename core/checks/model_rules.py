@@ -21,7 +21,7 @@ from treadle.stages import STAGES
 def bad_flavour(context: CheckContext) -> Iterator[Hit]:
     """Asks the flavour itself; imports no learning library."""
     from treadle.models import get_flavour
-    from treadle.models.tuning_space import search_problems
+    from treadle.models.tuning.space import search_problems
 
     train = context.loop.train
     try:

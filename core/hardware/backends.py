@@ -11,9 +11,9 @@ from treadle.hardware.backend import Backend
 # Name to class, and the extra of treadle that brings what it needs.
 BACKENDS: dict[str, tuple[str, str]] = {
     "local": ("treadle.hardware.local:LocalBackend", ""),
-    "ray": ("treadle.hardware.ray:RayBackend", "ray"),
-    "kubernetes": ("treadle.hardware.kubernetes:KubernetesBackend", "kubernetes"),
-    "sagemaker": ("treadle.hardware.sagemaker:SageMakerBackend", "sagemaker"),
+    "ray": ("treadle.hardware.ray.backend:RayBackend", "ray"),
+    "kubernetes": ("treadle.hardware.kubernetes.backend:KubernetesBackend", "kubernetes"),
+    "sagemaker": ("treadle.hardware.sagemaker.backend:SageMakerBackend", "sagemaker"),
 }
 
 

@@ -142,7 +142,7 @@ def _matmul(kind: Kind) -> str:
             raise RuntimeError(f"{wrong} of {size * size} sums are not those of whole numbers")
         return f"{size} x {size}, exact"
     import torch
-    from treadle.models.torch_device import open_device
+    from treadle.models.torch.device import open_device
 
     # An Inferentia is reached as a Trainium is; it only trains nothing.
     device = open_device("trainium" if kind == "inferentia" else kind)

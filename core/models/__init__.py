@@ -22,8 +22,8 @@ __all__ = ["FLAVOURS", "Flavour", "Predictor", "get_flavour", "load_candidate", 
 FLAVOURS: Mapping[str, str] = MappingProxyType(
     {
         "estimator": "treadle.models.estimator:EstimatorFlavour",
-        "torch": "treadle.models.torch:TorchFlavour",
-        "xgboost": "treadle.models.xgboost:XGBoostFlavour",
+        "torch": "treadle.models.torch.flavour:TorchFlavour",
+        "xgboost": "treadle.models.xgboost.flavour:XGBoostFlavour",
     }
 )
 

@@ -154,6 +154,6 @@ def load_compiled(
     files = {
         rows: fetch_blob(store, deployment.blobs[blob_name(rows)]) for rows in deployment.compiled.batches
     }
-    from treadle.models.torch_neuron import load_nets
+    from treadle.models.torch.neuron import load_nets
 
     return load_nets(load_candidate(store, candidate), files, device), deployment

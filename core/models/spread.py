@@ -121,7 +121,7 @@ def _training(order: dict[str, Any], workers: Workers) -> Iterator[_Training]:
     trainer_class = getattr(import_module(module), name)
     own: dict[str, Any] = {}
     if name == "TorchTrainer":
-        from treadle.models.torch_ray import without_group
+        from treadle.models.torch.ray import without_group
 
         own["torch_config"] = without_group()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -276,7 +276,7 @@ def _as_one(task: FitTask, hook: Any, folder: Path) -> Iterator[FitTask]:
         # Who is one of a group already starts no workers.
         yield replace(task, train=task.train.model_copy(update={"workers": 1}))
         return
-    from treadle.models.torch_ray import joined, unpacked
+    from treadle.models.torch.ray import joined, unpacked
 
     with unpacked(hook, folder) as own, joined(task.device):
         yield replace(task, hook=own)
@@ -286,7 +286,7 @@ def _packed_hook(task: FitTask) -> Any:
     """The task's hook with its files, for `_as_one`."""
     if task.hook is None:
         return None
-    from treadle.models.torch_ray import pack_hook
+    from treadle.models.torch.ray import pack_hook
 
     return pack_hook(task)
 

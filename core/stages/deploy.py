@@ -54,8 +54,8 @@ def _with_compiled(context: Context, candidate: Candidate, stated: Outcome) -> O
     refuse_candidate(candidate, context.device)
     from treadle.models import load_candidate
     from treadle.models.own_code import own_code
-    from treadle.models.torch import TorchPredictor
-    from treadle.models.torch_neuron import compile_net
+    from treadle.models.torch.flavour import TorchPredictor
+    from treadle.models.torch.neuron import compile_net
     from treadle.recipe import restore_loop
 
     loop = restore_loop(context.store, candidate, context.loop)

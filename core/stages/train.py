@@ -28,8 +28,8 @@ from treadle.models.devices import precision_of, refuse_device
 from treadle.models.libraries import libraries_of
 from treadle.models.own_code import own_code
 from treadle.models.predictor import FitTask, Flavour, MemoryCheckpoints, Predictor
-from treadle.models.tuning import Judge, Search, optuna_version, searched
-from treadle.models.tuning_space import search_problems, trial_spec
+from treadle.models.tuning.search import Judge, Search, optuna_version, searched
+from treadle.models.tuning.space import search_problems, trial_spec
 from treadle.models.weights import fetch_weights, naming_weights, weights_of
 from treadle.records import Candidate, FeatureSet, Json, record_id
 from treadle.stages import Context, Outcome

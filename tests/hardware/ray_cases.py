@@ -8,7 +8,7 @@ from pathlib import Path
 
 from treadle.hardware.backend import Handle
 from treadle.hardware.pools import Pool
-from treadle.hardware.ray_local import LocalCluster
+from treadle.hardware.ray.local import LocalCluster
 
 
 def processes(word: str) -> dict[int, int]:

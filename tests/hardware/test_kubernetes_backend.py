@@ -11,7 +11,7 @@ import pytest
 from kubernetes_api.server import Api, api_server
 from treadle.errors import Transient, UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
-from treadle.hardware.kubernetes import KubernetesBackend
+from treadle.hardware.kubernetes.backend import KubernetesBackend
 from treadle.hardware.pools import Pool
 from treadle.testing.backend import BackendSuite
 
@@ -45,7 +45,7 @@ class TestKubernetesBackend(BackendSuite):
         path = api.write_config(tmp_path / "kubeconfig")
         return (
             "from pathlib import Path\n"
-            "from treadle.hardware.kubernetes import KubernetesBackend\n"
+            "from treadle.hardware.kubernetes.backend import KubernetesBackend\n"
             f"backend = KubernetesBackend(Path({str(path)!r}))"
         )
 

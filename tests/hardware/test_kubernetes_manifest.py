@@ -12,8 +12,8 @@ import pytest
 import yaml
 from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec
-from treadle.hardware.kubernetes import KubernetesBackend
-from treadle.hardware.kubernetes_options import KubernetesOptions
+from treadle.hardware.kubernetes.backend import KubernetesBackend
+from treadle.hardware.kubernetes.options import KubernetesOptions
 from treadle.hardware.pools import Pool
 
 OLDEST, NEWEST = "1.31", "1.37"

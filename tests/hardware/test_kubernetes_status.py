@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from treadle.hardware.kubernetes import _new_lines
-from treadle.hardware.kubernetes_status import status_of_job, status_of_ray_job
+from treadle.hardware.kubernetes.backend import _new_lines
+from treadle.hardware.kubernetes.status import status_of_job, status_of_ray_job
 
 NOW = 1_767_225_600.0
 THEN = "2026-01-01T00:00:00Z"

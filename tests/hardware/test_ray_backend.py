@@ -16,7 +16,7 @@ from ray_cases import end, processes, supervisor_of, watcher_of
 from treadle.errors import UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Resources, Status
 from treadle.hardware.pools import Pool
-from treadle.hardware.ray import RayBackend
+from treadle.hardware.ray.backend import RayBackend
 from treadle.testing.backend import BackendSuite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -43,7 +43,7 @@ class TestRayBackend(BackendSuite):
     def opener(self, root: Path) -> str:
         return (
             "from pathlib import Path\n"
-            "from treadle.hardware.ray import RayBackend\n"
+            "from treadle.hardware.ray.backend import RayBackend\n"
             f"backend = RayBackend(Path({str(root)!r}))"
         )
 
@@ -154,7 +154,7 @@ class TestRayBackend(BackendSuite):
             self.until(own, done, lambda status: status.is_over)
             running = own.submit(job(f"echo up; sleep 7{word}"), pool)
             self.said(own, running, "up")
-            for pid in processes("treadle.hardware.ray_local"):
+            for pid in processes("treadle.hardware.ray.local"):
                 if str(tmp_path) in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGKILL)
             assert self.until(own, running, lambda status: status.is_over).state == "lost"

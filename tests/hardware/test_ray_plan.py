@@ -13,9 +13,9 @@ from treadle.errors import Transient, UserError
 from treadle.hardware.backend import JobSpec
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import Pool
-from treadle.hardware.ray import RayBackend
-from treadle.hardware.ray_http import remote
-from treadle.hardware.ray_words import Told, lines_of, marks_in, status_of
+from treadle.hardware.ray.backend import RayBackend
+from treadle.hardware.ray.http import remote
+from treadle.hardware.ray.words import Told, lines_of, marks_in, status_of
 
 FAR = {"address": "http://head:8265"}
 ENDED = {

@@ -11,12 +11,12 @@ from small import write_small_loop
 from treadle import jobs
 from treadle.check import Finding, check
 from treadle.errors import UserError
-from treadle.hardware.kubernetes import KubernetesBackend
+from treadle.hardware.kubernetes.backend import KubernetesBackend
 from treadle.hardware.local import LocalBackend
 from treadle.hardware.pools import Pool
-from treadle.hardware.ray import RayBackend
+from treadle.hardware.ray.backend import RayBackend
 from treadle.hardware.reach import refuse_store_out_of_reach
-from treadle.hardware.sagemaker import SageMakerBackend
+from treadle.hardware.sagemaker.backend import SageMakerBackend
 from treadle.jobs.command import render
 from treadle.jobs.planning import plan_job
 from treadle.session import open_session

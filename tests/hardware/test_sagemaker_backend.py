@@ -17,7 +17,7 @@ from fake_sagemaker import FakeSageMaker
 from treadle.errors import Transient, UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.pools import Pool
-from treadle.hardware.sagemaker import SageMakerBackend
+from treadle.hardware.sagemaker.backend import SageMakerBackend
 from treadle.testing.backend import BackendSuite
 
 ROLE = "arn:aws:iam::123456789012:role/treadle"
@@ -56,7 +56,7 @@ class OnTheFake(BackendSuite):
 
     @pytest.fixture
     def opener(self, fake: FakeSageMaker) -> str:
-        return "from treadle.hardware.sagemaker import SageMakerBackend\nbackend = SageMakerBackend()"
+        return "from treadle.hardware.sagemaker.backend import SageMakerBackend\nbackend = SageMakerBackend()"
 
     @pytest.fixture
     def lose(self, fake: FakeSageMaker) -> Callable[[Handle], None]:

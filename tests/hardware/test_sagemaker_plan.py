@@ -17,9 +17,9 @@ from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec, Resources
 from treadle.hardware.look import stage_labels
 from treadle.hardware.pools import Pool, read_pools
-from treadle.hardware.sagemaker_machines import MACHINES
-from treadle.hardware.sagemaker_options import SageMakerOptions
-from treadle.hardware.sagemaker_plan import plan_job, tags_of
+from treadle.hardware.sagemaker.machines import MACHINES
+from treadle.hardware.sagemaker.options import SageMakerOptions
+from treadle.hardware.sagemaker.plan import plan_job, tags_of
 
 ROLE = "arn:aws:iam::123456789012:role/treadle"
 IMAGE = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/treadle:1"

@@ -13,8 +13,8 @@ from botocore.stub import Stubber
 from fake_sagemaker import FakeSageMaker, check_shape
 from treadle.errors import UserError
 from treadle.hardware.pools import Pool
-from treadle.hardware.sagemaker import SageMakerBackend
-from treadle.hardware.sagemaker_transform import Transform, plan_transform, start_transform
+from treadle.hardware.sagemaker.backend import SageMakerBackend
+from treadle.hardware.sagemaker.transform import Transform, plan_transform, start_transform
 from treadle.records import Candidate
 
 ROLE = "arn:aws:iam::123456789012:role/treadle"

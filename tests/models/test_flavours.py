@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from treadle import spec
 from treadle.models.estimator import EstimatorFlavour
-from treadle.models.xgboost import XGBoostFlavour
+from treadle.models.xgboost.flavour import XGBoostFlavour
 from treadle.testing.flavour import FlavourSuite
 
 

@@ -13,8 +13,8 @@ from treadle import spec
 from treadle.errors import UserError
 from treadle.models import get_flavour, load_predictor
 from treadle.models.predictor import MemoryCheckpoints, Predictor
-from treadle.models.torch import TorchFlavour
-from treadle.models.torch_params import Settings
+from treadle.models.torch.flavour import TorchFlavour
+from treadle.models.torch.params import Settings
 from treadle.testing.flavour import SCHEMA, FlavourSuite, make_sample
 
 _fitted: dict[str, Predictor] = {}
@@ -226,7 +226,7 @@ assert "torch" not in [name for name in sys.modules if sys.modules[name]]
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_it_is_loaded_and_predicts_without_torch_and_agrees_with_torch(task, tmp_path):
     import torch
-    from treadle.models.torch_fit import fit_net
+    from treadle.models.torch.fit import fit_net
 
     work = net_task(task)
     predictor = TorchFlavour().fit(work)
@@ -271,7 +271,7 @@ def test_the_process_is_left_as_it_was():
 
 
 def test_the_schedule_rises_then_falls():
-    from treadle.models.torch_fit import rate_at
+    from treadle.models.torch.fit import rate_at
 
     cycle = Settings(learning_rate=1.0, warmup=0.1)
     rates = [rate_at(cycle, step, 100) for step in range(100)]

@@ -7,7 +7,7 @@ from torch_cases import net_task
 from treadle import spec
 from treadle.errors import SpecError, UserError
 from treadle.models.devices import DEVICES, device_problem, precision_of, refuse_device
-from treadle.models.torch import TorchFlavour
+from treadle.models.torch.flavour import TorchFlavour
 from treadle.testing.flavour import make_sample
 
 
@@ -40,7 +40,7 @@ def test_torch_xla_on_another_device_than_promised_is_an_error(monkeypatch):
     import sys
     from types import ModuleType
 
-    from treadle.models.torch_device import open_device
+    from treadle.models.torch.device import open_device
 
     xla, runtime = ModuleType("torch_xla"), ModuleType("torch_xla.runtime")
     runtime.device_type = lambda: "CPU"
@@ -110,7 +110,7 @@ def test_accelerators_compute_in_bfloat16_unless_told_otherwise():
 def test_xgboost_does_not_go_on_without_its_gpu():
     from dataclasses import replace
 
-    from treadle.models.xgboost import XGBoostFlavour
+    from treadle.models.xgboost.flavour import XGBoostFlavour
 
     if has_gpu():
         pytest.skip("this machine has the device: a GPU")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch_cases import net_task, saved
 from treadle.errors import SpecError, UserError
-from treadle.models.torch import TorchFlavour
+from treadle.models.torch.flavour import TorchFlavour
 from treadle.models.weights import BadWeights
 from treadle.testing.flavour import SCHEMA, TRAINED_THROUGH, FlavourSuite, make_sample
 
@@ -169,7 +169,7 @@ def test_levels_move_with_their_names_and_new_ones_start_as_missing(tmp_path):
 def test_bare_weights_are_taken_where_they_fit(hooks, tmp_path):
     import torch
     from safetensors.torch import save_file
-    from treadle.models.torch_net import NetInputs
+    from treadle.models.torch.net import NetInputs
 
     torch.manual_seed(3)
     tensors = hooks["net"](NetInputs(6, (4,), (2,), 1)).state_dict()

@@ -13,10 +13,11 @@ from neuron_machine import VERSIONS, neuron_machine
 from torch_cases import net_task
 from treadle.errors import SpecError, UserError
 from treadle.loop import Loop
-from treadle.models import compiled, torch_neuron
+from treadle.models import compiled
 from treadle.models.compiled import BATCHES, TOLERANCE, refuse_no_device, toolchain
 from treadle.models.devices import COMPILED_FOR, compile_problem, refuse_device
-from treadle.models.torch import TorchFlavour, TorchPredictor
+from treadle.models.torch import neuron as torch_neuron
+from treadle.models.torch.flavour import TorchFlavour, TorchPredictor
 from treadle.testing.flavour import SCHEMA, make_sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

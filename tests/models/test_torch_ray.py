@@ -21,7 +21,7 @@ from treadle.hardware.backend import Status
 from treadle.jobs import JobRef
 from treadle.models.predictor import FitTask, MemoryCheckpoints, Predictor
 from treadle.models.ray_session import on_cluster, ray_workers
-from treadle.models.torch import TorchFlavour
+from treadle.models.torch.flavour import TorchFlavour
 from treadle.preemption import Preempted
 from treadle.records import Record
 from treadle.session import Session
@@ -139,7 +139,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def beside(monkeypatch: pytest.MonkeyPatch, **options) -> Predictor:
     """The same fit over processes of this machine."""
     with monkeypatch.context() as patch:
-        patch.setattr("treadle.models.torch.on_cluster", lambda: False)
+        patch.setattr("treadle.models.torch.flavour.on_cluster", lambda: False)
         return TorchFlavour().fit(net_task(**options))
 
 

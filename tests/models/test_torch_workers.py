@@ -16,7 +16,7 @@ import pytest
 from torch_cases import Interrupted, StopAfter, net_task, saved
 from treadle.errors import TreadleError
 from treadle.models.predictor import MemoryCheckpoints
-from treadle.models.torch import TorchFlavour
+from treadle.models.torch.flavour import TorchFlavour
 from treadle.testing.flavour import make_sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # each process imports torch
@@ -77,7 +77,7 @@ def test_two_workers_go_on_from_a_checkpoint_to_the_same_bytes_with_a_hook(tmp_p
 def test_a_worker_that_fails_is_told_with_its_last_words(tmp_path, monkeypatch):
     text = (
         HOOK
-        + "import sys\nif 'treadle.models.torch_workers' in ' '.join(sys.orig_argv): raise OSError('no such luck')\n"
+        + "import sys\nif 'treadle.models.torch.workers' in ' '.join(sys.orig_argv): raise OSError('no such luck')\n"
     )
     (tmp_path / "hooks.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -96,7 +96,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from torch_cases import net_task, saved
 from treadle.models.checkpoints import StoreCheckpoints
-from treadle.models.torch import TorchFlavour
+from treadle.models.torch.flavour import TorchFlavour
 from treadle.store import LocalStore
 
 checkpoints = StoreCheckpoints(LocalStore(Path(sys.argv[2])), "record")

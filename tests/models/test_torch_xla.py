@@ -13,7 +13,7 @@ import pytest
 from torch_cases import Interrupted, StopAfter, net_task
 from treadle.errors import UserError
 from treadle.models.predictor import MemoryCheckpoints, Predictor
-from treadle.models.torch import TorchFlavour
+from treadle.models.torch.flavour import TorchFlavour
 from treadle.testing.flavour import make_sample
 
 pytest.importorskip("torch_xla", reason="torch_xla is not installed: make test-xla")
@@ -24,7 +24,8 @@ Fit = Callable[..., Predictor]
 @pytest.fixture
 def fit_by_xla(monkeypatch: pytest.MonkeyPatch) -> Fit:
     """Fits on XLA's CPU device, which no pool can promise."""
-    from treadle.models import torch_device, torch_fit
+    from treadle.models.torch import device as torch_device
+    from treadle.models.torch import fit as torch_fit
 
     monkeypatch.setattr(torch_fit, "open_device", lambda kind: torch_device.open_xla("CPU"))
 

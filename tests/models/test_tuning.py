@@ -13,7 +13,7 @@ import treadle
 import yaml
 from treadle import spec
 from treadle.errors import HookError, SpecError, UserError
-from treadle.models.tuning import KeptTrials
+from treadle.models.tuning.search import KeptTrials
 from treadle.preemption import Preempted
 from treadle.store import fetch_blob
 from wheel import FIRST, Wheel, copy_of
@@ -79,7 +79,7 @@ def test_the_best_trial_s_params_make_the_model(wheel: Wheel) -> None:
 def test_trials_are_judged_on_the_newest_rows_before_the_holdout(
     wheel: Wheel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from treadle.models import tuning
+    from treadle.models.tuning import search as tuning
 
     seen = []
 
@@ -263,8 +263,8 @@ def test_all_that_is_wrong_with_a_search_is_told_at_once(wheel: Wheel) -> None:
 
 
 def test_a_parameter_that_counts_beside_one_choice_is_right() -> None:
-    from treadle.models.tuning_space import search_problems
-    from treadle.models.xgboost import XGBoostFlavour
+    from treadle.models.tuning.space import search_problems
+    from treadle.models.xgboost.flavour import XGBoostFlavour
 
     space = {"booster": ["gbtree", "dart"], "rate_drop": {"low": 0.0, "high": 0.5}}
     train = spec.Train(tune=spec.Tune.model_validate({"space": space}))

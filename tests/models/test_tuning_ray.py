@@ -66,7 +66,7 @@ def trials_of(wheel: Wheel, candidate: Any) -> list[dict[str, Any]]:
 
 def one_by_one(search: Any, judge: Any, loop: Any) -> None:
     from treadle.models import get_flavour
-    from treadle.models.tuning import search_here
+    from treadle.models.tuning.search import search_here
 
     search_here(search, judge, get_flavour(loop.train.flavour, loop))
 
@@ -108,7 +108,7 @@ def test_trials_by_ray_tune_are_those_of_one_process(
 ) -> None:
     other, lines = copy_of(tuned(wheel), tmp_path / "other"), []
     by_ray = wheel.run(FIRST, to="train", say=lines.append).train
-    monkeypatch.setattr("treadle.models.tuning_ray.search_by_ray", one_by_one)
+    monkeypatch.setattr("treadle.models.tuning.ray.search_by_ray", one_by_one)
     alone = other.run(FIRST, to="train").train
     assert trials_of(wheel, by_ray) == trials_of(other, alone)
     assert (by_ray.id, by_ray.digest, by_ray.notes["search"]) == (
@@ -172,7 +172,7 @@ def test_a_killed_search_leaves_nothing_and_goes_on(
     lines: list[str] = []
     resumed = cut.run(FIRST, to="train", say=lines.append).train
     assert sum(line.startswith("train: trial ") for line in lines) == 6 - len(kept)
-    monkeypatch.setattr("treadle.models.tuning_ray.search_by_ray", one_by_one)
+    monkeypatch.setattr("treadle.models.tuning.ray.search_by_ray", one_by_one)
     whole = wheel.run(FIRST, to="train").train
     assert (resumed.id, resumed.digest, resumed.blobs) == (whole.id, whole.digest, whole.blobs)
 

@@ -8,7 +8,7 @@ from treadle import spec
 from treadle.errors import DataRefused, UserError
 from treadle.models import get_flavour, load_predictor
 from treadle.models.predictor import FitTask, MemoryCheckpoints
-from treadle.models.xgboost import XGBoostFlavour
+from treadle.models.xgboost.flavour import XGBoostFlavour
 from treadle.testing.flavour import SCHEMA, TRAINED_THROUGH, make_sample
 
 MANIFEST_1 = (

@@ -15,7 +15,7 @@ from test_xgboost import work
 from treadle.errors import Transient, UserError
 from treadle.models.predictor import MemoryCheckpoints
 from treadle.models.ray_session import ray_workers
-from treadle.models.xgboost import XGBoostFlavour, XGBoostPredictor
+from treadle.models.xgboost.flavour import XGBoostFlavour, XGBoostPredictor
 from treadle.preemption import Preempted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
@@ -27,7 +27,7 @@ def test_a_process_that_is_killed_leaves_no_cluster_behind(tmp_path: Path) -> No
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from test_xgboost import work\n"
         "from treadle.models.predictor import MemoryCheckpoints\n"
-        "from treadle.models.xgboost import XGBoostFlavour\n"
+        "from treadle.models.xgboost.flavour import XGBoostFlavour\n"
         "class Says(MemoryCheckpoints):\n"
         "    def save(self, rounds, data): print(rounds, flush=True)\n"
         "XGBoostFlavour().fit(work(rounds=10**6, workers=2, threads=1, checkpoint_every=100, checkpoints=Says()))\n"

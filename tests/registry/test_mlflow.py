@@ -21,7 +21,7 @@ from treadle.errors import Transient, TreadleError, UserError
 from treadle.loop import Loop
 from treadle.models.predictor import FitTask, MemoryCheckpoints
 from treadle.models.schema import Feature, InputSchema
-from treadle.models.xgboost import XGBoostFlavour
+from treadle.models.xgboost.flavour import XGBoostFlavour
 from treadle.records import Candidate, record_id
 from treadle.registry import mlflow as projection
 from treadle.store import LocalStore, Store, put_blob

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from treadle.hardware.backend import PREEMPTED_EXIT, Json, State, Status
-from treadle.hardware.kubernetes_manifest import CONTAINER, ENDED, PENDING_S
+from treadle.hardware.kubernetes.manifest import CONTAINER, ENDED, PENDING_S
 
 # The cluster tries again for ever, at growing intervals, what mostly never helps.
 _STUCK = {

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from treadle.models.schema import InputSchema
-from treadle.models.torch_file import load_into, read_weights
-from treadle.models.torch_net import Encoder, Whole
+from treadle.models.torch.file import load_into, read_weights
+from treadle.models.torch.net import Encoder, Whole
 from treadle.models.weights import BadWeights
 
 _ENCODER, _NET, _EMBEDDING = "encoder.", "net.", "embeddings.{}.weight"

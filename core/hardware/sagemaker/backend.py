@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from treadle.errors import UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
 from treadle.hardware.pools import Pool
-from treadle.hardware.sagemaker_client import client_for, code_of, explained
-from treadle.hardware.sagemaker_machines import Api, Kind, instance_type
-from treadle.hardware.sagemaker_options import api_of, api_of_stage, options_of
-from treadle.hardware.sagemaker_plan import plan_job
-from treadle.hardware.sagemaker_status import status_of
+from treadle.hardware.sagemaker.client import client_for, code_of, explained
+from treadle.hardware.sagemaker.machines import Api, Kind, instance_type
+from treadle.hardware.sagemaker.options import api_of, api_of_stage, options_of
+from treadle.hardware.sagemaker.plan import plan_job
+from treadle.hardware.sagemaker.status import status_of
 
 if TYPE_CHECKING:
     from treadle.hardware.backend import Backend

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from treadle.errors import UserError
-from treadle.models import torch_file
 from treadle.models.predictor import FitTask
-from treadle.models.torch_device import Device, open_device, reproducible
-from treadle.models.torch_net import (
+from treadle.models.torch import file as torch_file
+from treadle.models.torch.device import Device, open_device, reproducible
+from treadle.models.torch.net import (
     Encoder,
     NetInputs,
     Whole,
@@ -29,9 +29,9 @@ from treadle.models.torch_net import (
     make_net,
     vector_lengths,
 )
-from treadle.models.torch_params import Settings, settings_of
-from treadle.models.torch_weights import start_from
-from treadle.models.torch_workers import Group, group_of
+from treadle.models.torch.params import Settings, settings_of
+from treadle.models.torch.weights import start_from
+from treadle.models.torch.workers import Group, group_of
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats

@@ -13,7 +13,7 @@ from typing import Any
 
 from treadle import spec
 from treadle.models.devices import precision_of
-from treadle.models.xgboost_params import Number, OneOf, Shape
+from treadle.models.xgboost.params import Number, OneOf, Shape
 
 LOSSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from treadle.errors import UserError
 from treadle.identity import canonical
-from treadle.models.torch_net import Whole
+from treadle.models.torch.net import Whole
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats

@@ -14,8 +14,8 @@ from dataclasses import replace
 from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec, Json
 from treadle.hardware.pools import Pool
-from treadle.hardware.sagemaker_machines import Api, instance_type
-from treadle.hardware.sagemaker_options import SageMakerOptions, api_of, options_of
+from treadle.hardware.sagemaker.machines import Api, instance_type
+from treadle.hardware.sagemaker.options import SageMakerOptions, api_of, options_of
 
 CREATE = {"training": "create_training_job", "processing": "create_processing_job"}
 # Tells what the pool asked for when a machine's memory was not enough: the place itself knows no such limit.
@@ -164,7 +164,7 @@ def _entrypoint(job: JobSpec, pool: Pool) -> list[str]:
     """
     words = list(job.command)
     if job.workers > 1:
-        words = [pool.python or "python", "-P", "-m", "treadle.hardware.sagemaker_cluster", *words]
+        words = [pool.python or "python", "-P", "-m", "treadle.hardware.sagemaker.cluster", *words]
     for name, value in reversed(_variables(job, pool).items()):
         if _REFERENCE.search(value):
             words = ["sh", "-c", _fill_in(name, value), "sh", *words]

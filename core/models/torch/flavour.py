@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import spec
 from treadle.errors import MissingPackage, UserError
-from treadle.models import torch_params
 from treadle.models.ablation import ablated, typical_values
 from treadle.models.predictor import FitTask, Flavour, Predictor, read_manifest, write_manifest
 from treadle.models.ray_session import on_cluster
 from treadle.models.schema import InputSchema
 from treadle.models.spread import fit_spread
+from treadle.models.torch import params as torch_params
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats
@@ -90,8 +90,8 @@ class TorchFlavour:
     def fit(self, task: FitTask) -> Predictor:
         """See Flavour. Several workers are Ray Train's where there is a cluster, else processes of this machine."""
         try:
-            from treadle.models import torch_file
-            from treadle.models.torch_fit import fit_net
+            from treadle.models.torch import file as torch_file
+            from treadle.models.torch.fit import fit_net
         except ImportError as error:
             raise MissingPackage(error.name or "torch", "train networks", "torch") from error
         if task.train.workers > 1 and on_cluster() and not _in_group():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treadle.hardware.backend import PREEMPTED_EXIT, Json, State, Status
-from treadle.hardware.ray_node import MARK
+from treadle.hardware.ray.node import MARK
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # What Ray calls it when whoever watched the command is gone, and the command with it.

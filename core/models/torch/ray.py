@@ -25,7 +25,7 @@ from typing import Any
 import torch.distributed as dist
 from treadle.errors import HookError, TreadleError, UserError
 from treadle.models.predictor import FitTask
-from treadle.models.torch_device import open_device
+from treadle.models.torch.device import open_device
 
 _STEP = timedelta(minutes=30)
 

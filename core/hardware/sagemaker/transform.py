@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from treadle.errors import UserError
 from treadle.hardware.backend import Handle, Json
 from treadle.hardware.pools import Pool
-from treadle.hardware.sagemaker_client import client_for, code_of, explained
-from treadle.hardware.sagemaker_machines import instance_type
-from treadle.hardware.sagemaker_options import options_of
-from treadle.hardware.sagemaker_plan import ROLE, tags_of
+from treadle.hardware.sagemaker.client import client_for, code_of, explained
+from treadle.hardware.sagemaker.machines import instance_type
+from treadle.hardware.sagemaker.options import options_of
+from treadle.hardware.sagemaker.plan import ROLE, tags_of
 from treadle.records import Candidate
 
 _S3 = re.compile(r"s3://[^/]+(/.*)?")

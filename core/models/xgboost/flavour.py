@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import spec
 from treadle.errors import MissingPackage, UserError
-from treadle.models import xgboost_params
 from treadle.models.predictor import FitTask, Flavour, Predictor, read_manifest, write_manifest
 from treadle.models.schema import InputSchema
+from treadle.models.xgboost import params as xgboost_params
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats
@@ -70,7 +70,7 @@ class XGBoostPredictor:
         if not len(x):
             return np.empty((0, len(self.classes)) if self.task == "multiclass" else 0)
         if len(x) == 1:
-            from treadle.models.xgboost_dense import predict_dense
+            from treadle.models.xgboost.dense import predict_dense
 
             single = predict_dense(self.booster, x)
             if single is not None:

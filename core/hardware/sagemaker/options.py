@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec
 from treadle.hardware.pools import Pool
-from treadle.hardware.sagemaker_machines import Api
+from treadle.hardware.sagemaker.machines import Api
 from treadle.loop_file import faults_of
 from treadle.spec import Section
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from treadle.errors import UserError
-from treadle.models.torch_params import Settings
+from treadle.models.torch.params import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def main(words: list[str]) -> int:
         return _withdraw(words[1])
     if os.environ.pop(supervise.COOKIE, None):
         # A cluster of this machine is itself a local job: whoever sweeps up after it must leave time to end this one.
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "treadle.hardware.ray_node", *words])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "treadle.hardware.ray.node", *words])
     signal.signal(signal.SIGTERM, _ask)
     return _run(json.loads(words[0]))
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from treadle.errors import Transient, UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
 from treadle.hardware.pools import Pool
-from treadle.hardware.ray_http import RayJobs, remote
-from treadle.hardware.ray_local import IDLE_S, LocalCluster, submit_once, told_by, withdraw
-from treadle.hardware.ray_words import Told, lines_of, status_of
+from treadle.hardware.ray.http import RayJobs, remote
+from treadle.hardware.ray.local import IDLE_S, LocalCluster, submit_once, told_by, withdraw
+from treadle.hardware.ray.words import Told, lines_of, status_of
 
 if TYPE_CHECKING:
     from treadle.hardware.backend import Backend
@@ -74,7 +74,7 @@ class RayBackend:
             "max_seconds": job.max_seconds,
             "grace_s": job.grace_s,
         }
-        entrypoint = shlex.join([python, "-P", "-m", "treadle.hardware.ray_node", json.dumps(request)])
+        entrypoint = shlex.join([python, "-P", "-m", "treadle.hardware.ray.node", json.dumps(request)])
         asks = _entrypoint_resources(job, pool)
         stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(int(job.grace_s + _RAYS_GRACE_S))}
         return {

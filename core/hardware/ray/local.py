@@ -38,8 +38,8 @@ from treadle.hardware import supervise
 from treadle.hardware.backend import Handle, JobSpec, Json
 from treadle.hardware.local import LocalBackend
 from treadle.hardware.pools import Pool
-from treadle.hardware.ray_http import RayJobs
-from treadle.hardware.ray_words import Told, is_over
+from treadle.hardware.ray.http import RayJobs
+from treadle.hardware.ray.words import Told, is_over
 
 IDLE_S = 30.0
 _START_S = 300.0
@@ -134,7 +134,7 @@ class LocalCluster:
 
     def _start(self, idle_s: float) -> Handle:
         name = f"cluster-{self._newest() + 1}"
-        command = (sys.executable, "-P", "-m", "treadle.hardware.ray_local")
+        command = (sys.executable, "-P", "-m", "treadle.hardware.ray.local")
         words = (str(self.root / "cluster" / name), str(self.root / "jobs"), str(idle_s))
         return self.keepers.submit(JobSpec(name, (*command, *words), grace_s=20), _POOL)
 
@@ -179,7 +179,7 @@ def told_by(jobs: RayJobs, name: str) -> Told | None:
 def withdraw(jobs: RayJobs, name: str, python: str, state: str, reason: str) -> None:
     """Takes back a job that waits for resources: Ray's own stop only reaches what runs."""
     request = {
-        "entrypoint": f"exec {python} -P -m treadle.hardware.ray_node --withdraw {name}",
+        "entrypoint": f"exec {python} -P -m treadle.hardware.ray.node --withdraw {name}",
         "submission_id": name + _WITHDRAWN,
         "metadata": {"state": state, "reason": reason},
     }

@@ -20,7 +20,7 @@ from treadle.errors import MissingPackage, UserError
 from treadle.loop import Loop
 from treadle.models.checkpoints import StoreCheckpoints, clear
 from treadle.models.predictor import MemoryCheckpoints
-from treadle.models.tuning_space import distributions, params_of, trial_spec
+from treadle.models.tuning.space import distributions, params_of, trial_spec
 from treadle.preemption import stop_if_asked
 from treadle.records import Json
 from treadle.store import Store
@@ -234,7 +234,7 @@ def searched(
     """
     search = Search(loop.train, KeptTrials(store, name), say, judge.loss)
     if loop.train.workers > 1:
-        from treadle.models.tuning_ray import search_by_ray
+        from treadle.models.tuning.ray import search_by_ray
 
         search_by_ray(search, judge, loop)
     else:

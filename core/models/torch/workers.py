@@ -91,7 +91,7 @@ def group_of(task: FitTask, collective: str | None) -> Iterator[Group]:
 def _start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
     with open(folder / f"{rank}.log", "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "treadle.models.torch_workers", str(folder), str(rank)],
+            [sys.executable, "-P", "-m", "treadle.models.torch.workers", str(folder), str(rank)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -214,8 +214,8 @@ def _end_with_caller() -> None:
 
 def main(arguments: list[str]) -> None:
     """One worker: takes part in the fit, and makes nothing of its own."""
-    from treadle.models.torch_device import open_device
-    from treadle.models.torch_fit import fit_net
+    from treadle.models.torch.device import open_device
+    from treadle.models.torch.fit import fit_net
 
     folder, rank = Path(arguments[0]), int(arguments[1])
     threading.Thread(target=_end_with_caller, daemon=True).start()

@@ -23,7 +23,7 @@ from treadle.models.loop_parcel import LoopParcel, pack_loop
 from treadle.models.own_code import own_code
 from treadle.models.predictor import MemoryCheckpoints
 from treadle.models.ray_session import Workers, ray_workers
-from treadle.models.tuning import Judge, Search, Trial, portable
+from treadle.models.tuning.search import Judge, Search, Trial, portable
 from treadle.wire import error_from_json, error_to_json
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from treadle.hardware.backend import PREEMPTED_EXIT, Json, State, Status
-from treadle.hardware.sagemaker_machines import Kind
-from treadle.hardware.sagemaker_plan import MEMORY_VARIABLE
+from treadle.hardware.sagemaker.machines import Kind
+from treadle.hardware.sagemaker.plan import MEMORY_VARIABLE
 
 _CODE = re.compile(r"exit\s?code:?\s*(\d+)", re.IGNORECASE)
 _KILLED_EXIT = 137

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from treadle.errors import UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
-from treadle.hardware.kubernetes_client import Cluster, Exists, NotFound, Refused, path_of
-from treadle.hardware.kubernetes_manifest import CONTAINER, ENDED, MANAGED_BY, manifest_of
-from treadle.hardware.kubernetes_options import options_of
-from treadle.hardware.kubernetes_status import (
+from treadle.hardware.kubernetes.client import Cluster, Exists, NotFound, Refused, path_of
+from treadle.hardware.kubernetes.manifest import CONTAINER, ENDED, MANAGED_BY, manifest_of
+from treadle.hardware.kubernetes.options import options_of
+from treadle.hardware.kubernetes.status import (
     container_of,
     hopeless,
     job_end,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from treadle import spec
 from treadle.errors import UserError
 from treadle.models.schema import InputSchema
-from treadle.models.torch_params import Settings
+from treadle.models.torch.params import Settings
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats

@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec, Json
-from treadle.hardware.kubernetes_options import KubernetesOptions, options_of, refuse_what_is_not_said
+from treadle.hardware.kubernetes.options import KubernetesOptions, options_of, refuse_what_is_not_said
 from treadle.hardware.pools import Pool
 from treadle.redaction import redacted
 

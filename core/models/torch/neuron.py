@@ -27,10 +27,10 @@ from treadle.models.ablation import ablated
 from treadle.models.compiled import ARGUMENTS, BATCHES, TOLERANCE, missing_library
 from treadle.models.predictor import Predictor
 from treadle.models.schema import InputSchema
-from treadle.models.torch import TorchPredictor
-from treadle.models.torch_file import gap_between, load_into, unpack_weights
-from treadle.models.torch_net import Encoder, NetInputs, Whole, make_net, vector_lengths
-from treadle.models.torch_params import settings_of
+from treadle.models.torch.file import gap_between, load_into, unpack_weights
+from treadle.models.torch.flavour import TorchPredictor
+from treadle.models.torch.net import Encoder, NetInputs, Whole, make_net, vector_lengths
+from treadle.models.torch.params import settings_of
 
 if TYPE_CHECKING:
     from treadle.models.predictor import Floats

@@ -1,0 +1,1 @@
+"""Jobs on a Ray cluster: one elsewhere, or one of this machine."""

@@ -1,0 +1,1 @@
+"""The flavour torch: neural networks on tables."""

@@ -1,0 +1,1 @@
+"""The flavour xgboost: gradient-boosted trees."""
