@@ -88,7 +88,8 @@ stats: $(VENV)/.dev ## Measure the gate's rates of false promotion, and its powe
 	@$(BIN)/python benchmarks/gate_rates.py
 
 bench: $(VENV)/.dev ## Measure overheads side by side
-	@for script in overhead serving airflow_parse dagster_load; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	@status=0; for script in overhead serving airflow_parse dagster_load ray_train; do \
+	  $(BIN)/python benchmarks/$$script.py || status=1; done; exit $$status
 
 clean: ## Remove the virtual environment and the demo's store
 	@rm -rf $(VENV) $(XLA) .treadle .dagster loops/.treadle

@@ -81,7 +81,7 @@ def make(
         started = time.monotonic()
         with scratch_folder() as scratch:
             context = Context(loop, as_of, session.store, session.log, scratch, session.say, session.device)
-            outcome = _with_retries(session, stage, lambda: work(context))
+            outcome = with_retries(session, stage, lambda: work(context))
             record = _commit(session, kind, loop, as_of, key, outcome, time.monotonic() - started)
         session.say(f"{stage}: {record!r} in {time.monotonic() - started:.1f} s")
         return record
@@ -111,8 +111,14 @@ def _commit(
     return commit_record(session.store, record)
 
 
-def _with_retries(session: Session, what: str, work: Callable[[], Any]) -> Any:
-    """Tries transient failures again, with pauses that double; everything else is raised at once."""
+def with_retries(session: Session, what: str, work: Callable[[], Any]) -> Any:
+    """What some work gives. Transient failures are tried again, with pauses that double; any other is raised at once.
+
+    Args:
+        session: Its loop's `retry` says how often, and how long the first pause is.
+        what: The stage that it is for.
+        work: Done anew each time.
+    """
     retry = session.loop.retry
     for attempt in range(1, retry.attempts + 1):
         try:

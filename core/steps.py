@@ -14,7 +14,7 @@ from treadle.commit import get_record
 from treadle.errors import TreadleError
 from treadle.identity import digest_of
 from treadle.loop import Loop
-from treadle.making import make
+from treadle.making import make, with_retries
 from treadle.records import Candidate, FeatureSet, Snapshot, Verdict
 from treadle.registry.log import Entry, anchor_in, looks_in, verdict_entry
 from treadle.session import Session
@@ -45,7 +45,7 @@ def snapshot_of(session: Session, loop: Loop | None = None, as_of: datetime | No
     read = loop or session.loop
     about = digest_of(read.part("data"))
     if about not in session.sources:
-        session.sources[about] = source_digests(read)
+        session.sources[about] = with_retries(session, "prepare", lambda: source_digests(read))
     sources = session.sources[about]
     return make(
         session,
