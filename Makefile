@@ -56,7 +56,7 @@ test: $(VENV)/.dev ## Run the tests, WORKERS files at a time
 	@$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.dev ## Run the tests that need real servers or minutes, too
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 # torch_xla wants a torch of its own version, which brings CUDA's libraries along: some 7 GB beside the rest.
 XLA := .venv-xla
