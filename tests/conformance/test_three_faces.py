@@ -5,9 +5,6 @@ In three fresh stores, at the same clocks and on the same track, they come to th
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import treadle
+from airflow_face import turn_by_airflow
 from small import write_small_loop
 from treadle.commit import all_records
 from treadle.records import KINDS
@@ -23,8 +21,6 @@ from treadle.store import open_store
 from treadle_dagster import TreadleResource, loop_assets
 from wheel import FIRST, SECOND, Wheel, lenient
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 TRACK = "faces"
 # Everything that says what happened: not the wall clock, nor who asked, whom Airflow knows by itself.
 TOLD = (
@@ -48,26 +44,7 @@ def by_shell(wheel: Wheel, clocks: list[str]) -> None:
 
 
 def by_airflow(wheel: Wheel, clocks: list[str]) -> None:
-    home = wheel.store.parent / "airflow"
-    (home / "dags").mkdir(parents=True)
-    (home / "dags" / "treadle_loops.py").write_text((ROOT / "dags" / "treadle_loops.py").read_text())
-    settings = {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-        "TREADLE_LOOPS": str(wheel.path.parent),
-        "TREADLE_STORE": str(wheel.store),
-        "TREADLE_USER": "ann",
-    }
-    done = subprocess.run(
-        [sys.executable, HERE / "by_airflow.py", home / "dags", TRACK, *clocks],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"[-4000:]
+    turn_by_airflow(wheel, clocks, TRACK)
 
 
 def by_dagster(wheel: Wheel, clocks: list[str]) -> None:

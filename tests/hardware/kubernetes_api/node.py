@@ -49,8 +49,9 @@ class Container:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append((time.time_ns(), line))
+        with self.process.stdout as said:
+            for line in said:
+                self.lines.append((time.time_ns(), line))
 
     def ask_to_end(self, grace_s: float) -> None:
         """SIGTERM, once, and SIGKILL after the grace; a shorter grace later counts."""
