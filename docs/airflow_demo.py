@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+from on_this_machine import (
+    Stopped,
+    free_port,
+    ignore_endings,
+    interrupt_on_endings,
+    kill_sessions,
+    relative,
+    say,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("TREADLE_AIRFLOW", ROOT / ".treadle" / "airflow")).absolute()
@@ -31,25 +38,14 @@ COMPONENTS = {
     "dag-processor": (),
     "triggerer": ("--skip-serve-logs",),
 }
-ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
 START_S, STOP_S = 300, 30
 started = time.monotonic()
 
 
-class Stopped(Exception):
-    """A part of Airflow ended, or never came up."""
-
-
-def say(line: str = "") -> None:
-    """A line for the person at the terminal."""
-    print(line, flush=True)
-
-
 def main() -> int:
     """Starts, tells where, waits for Ctrl-C, stops."""
-    for name in ENDINGS:
-        signal.signal(getattr(signal, name), _interrupt)
-    port = free_port(int(os.environ.get("TREADLE_AIRFLOW_PORT", "8080")))
+    interrupt_on_endings()
+    port = free_port("TREADLE_AIRFLOW_PORT", 8080, who="an Airflow")
     HOME.mkdir(parents=True, exist_ok=True)
     env = environment(port)
     parts: dict[str, subprocess.Popen[bytes]] = {}
@@ -70,27 +66,8 @@ def main() -> int:
         say(str(error))
         return 1
     finally:
-        for name in ENDINGS:
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        ignore_endings()
         stop(parts)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def free_port(wanted: int) -> int:
-    """The port, if nothing listens on it; for 0 any free one."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(("127.0.0.1", wanted))
-        except OSError:
-            raise SystemExit(
-                f"port {wanted} is taken, perhaps by an Airflow that still runs: end it, or choose another port with"
-                " TREADLE_AIRFLOW_PORT=8081 make airflow"
-            ) from None
-        return int(tried.getsockname()[1])
 
 
 def environment(port: int) -> dict[str, str]:
@@ -212,11 +189,6 @@ The newest tick of each schedule runs by itself the first time; a run that you t
 """)
 
 
-def relative(path: Path) -> str:
-    """A path as a person would type it, from here."""
-    return os.path.relpath(path)
-
-
 def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
     """Ends all parts and whatever they started; a task that is cut off is tried again the next time."""
     if not parts:
@@ -232,26 +204,8 @@ def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             part.kill()
             part.wait()
-    sessions = {part.pid for part in parts.values()}
-    for pid in [pid for pid in processes() if session_of(pid) in sessions]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill_sessions([part.pid for part in parts.values()])
     say("stopped; nothing is left running")
-
-
-def processes() -> list[int]:
-    """The ids of all processes, where the system tells them in /proc."""
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-
-
-def session_of(pid: int) -> int | None:
-    """The session that a process is in."""
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None
 
 
 if __name__ == "__main__":

@@ -13,19 +13,26 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+from on_this_machine import (
+    Stopped,
+    free_port,
+    ignore_endings,
+    interrupt_on_endings,
+    kill_sessions,
+    relative,
+    say,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("TREADLE_DAGSTER", ROOT / ".dagster")).absolute()
 BIN = Path(sys.executable).parent
-ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
 START_S, STOP_S = 180, 20
 LOADED = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
   ... on PythonError { message }
@@ -33,20 +40,10 @@ LOADED = """{ workspaceOrError { ... on Workspace { locationEntries { name locat
 started = time.monotonic()
 
 
-class Stopped(Exception):
-    """Dagster ended, or never came up."""
-
-
-def say(line: str = "") -> None:
-    """A line for the person at the terminal."""
-    print(line, flush=True)
-
-
 def main() -> int:
     """Starts, tells where, waits for Ctrl-C, stops."""
-    for name in ENDINGS:
-        signal.signal(getattr(signal, name), _interrupt)
-    port = free_port(int(os.environ.get("TREADLE_DAGSTER_PORT", "3000")))
+    interrupt_on_endings()
+    port = free_port("TREADLE_DAGSTER_PORT", 3000, who="a Dagster")
     HOME.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "assets" / "dagster.yaml", HOME / "dagster.yaml")
     dagster: subprocess.Popen[bytes] | None = None
@@ -63,27 +60,8 @@ def main() -> int:
         say(str(error))
         return 1
     finally:
-        for name in ENDINGS:
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        ignore_endings()
         stop(dagster)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def free_port(wanted: int) -> int:
-    """The port, if nothing listens on it; for 0 any free one."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(("127.0.0.1", wanted))
-        except OSError:
-            raise SystemExit(
-                f"port {wanted} is taken, perhaps by a Dagster that still runs: end it, or choose another port with"
-                " TREADLE_DAGSTER_PORT=3001 make dagster"
-            ) from None
-        return int(tried.getsockname()[1])
 
 
 def start(port: int) -> subprocess.Popen[bytes]:
@@ -162,11 +140,6 @@ Dagster answers after {time.monotonic() - started:.0f} s, with the groups {", ".
 """)
 
 
-def relative(path: Path) -> str:
-    """A path as a person would type it, from here."""
-    return os.path.relpath(path)
-
-
 def stop(dagster: subprocess.Popen[bytes] | None) -> None:
     """Ends Dagster as Ctrl-C would, and after a while by force whatever it started."""
     if dagster is None:
@@ -178,12 +151,7 @@ def stop(dagster: subprocess.Popen[bytes] | None) -> None:
         except subprocess.TimeoutExpired:
             dagster.kill()
             dagster.wait()
-    for pid in [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]:
-        try:
-            if os.getsid(pid) == dagster.pid:
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+    kill_sessions([dagster.pid])
     say("stopped; nothing is left running")
 
 
