@@ -67,6 +67,9 @@ def _ask(path: str, question: Json) -> Any:
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:  # it holds the connection open
+            raise Transient(f"the cluster can't be reached: {error}") from None
     except (urllib.error.URLError, OSError) as error:
         raise Transient(f"the cluster can't be reached: {error}") from error
 

@@ -326,7 +326,8 @@ def _answers(address: str) -> bool:
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=5).close()
     except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
+        with error:
+            return error.code in (401, 403)
     except OSError:
         return False
     return True
