@@ -105,7 +105,6 @@ def test_airflow_s_own_events_name_inputs_and_outputs(wheel: Wheel, tmp_path: Pa
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
         "AIRFLOW__OPENLINEAGE__NAMESPACE": "test",
-        "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "120",  # else events are dropped after 10 s, on a busy machine
         "TREADLE_LOOPS": str(wheel.path.parent),
         "TREADLE_STORE": str(wheel.store),
     }
