@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from treadle import spec
 from treadle.clock import format_instant
+from treadle.environment import variables
 from treadle.errors import MissingPackage, Transient, TreadleError, UserError
 from treadle.leases import lease
 from treadle.loop import Loop
@@ -333,16 +334,8 @@ def _settings(settings: Mapping[str, str]) -> Iterator[None]:
         for name, value in settings.items()
         if name not in os.environ or os.environ[name] == _SETTINGS[name]
     }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
+    with variables(ours):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

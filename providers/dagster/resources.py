@@ -1,6 +1,5 @@
 """What a deployment gives its loops: the store, MLflow, the pools, who acts, and on which track."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
+from treadle.environment import variables
 from treadle.loop import Loop
 
 if TYPE_CHECKING:  # what only runs need is not loaded with the location
@@ -72,13 +72,5 @@ class TreadleResource(dg.ConfigurableResource[None]):
     def environment(self) -> Iterator[None]:
         """Within it, the core and what it starts find MLflow and the pools by the variables that it knows."""
         wanted = {"MLFLOW_TRACKING_URI": self.tracking_uri, "TREADLE_POOLS": self.pools}
-        before = {name: os.environ.get(name) for name, value in wanted.items() if value}
-        os.environ.update({name: value for name, value in wanted.items() if value})
-        try:
+        with variables({name: value for name, value in wanted.items() if value}):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

@@ -108,7 +108,8 @@ def test_airflow_s_own_events_name_inputs_and_outputs(wheel: Wheel, tmp_path: Pa
         "TREADLE_LOOPS": str(wheel.path.parent),
         "TREADLE_STORE": str(wheel.store),
     }
-    command = [sys.executable, "-W", "ignore", "-c", RUN, str(dags), FIRST]
+    # -P: the working folder's treadle.egg-info would be a second plugin, and Airflow stops loading at one it has.
+    command = [sys.executable, "-P", "-W", "ignore", "-c", RUN, str(dags), FIRST]
     done = subprocess.run(
         command, env=environment() | variables, capture_output=True, text=True, timeout=280, check=False
     )

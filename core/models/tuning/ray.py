@@ -7,14 +7,12 @@ is told as a whole.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treadle.environment import variables
 from treadle.errors import Transient, TreadleError
 from treadle.loop import Loop
 from treadle.loop_code import load_hook
@@ -75,7 +73,7 @@ def _parcel(judge: Judge, loop: Loop, workers: Workers) -> Parcel:
 
 def _run(search: Search, parcel: Parcel, workers: Workers) -> None:
     assert search.train.tune is not None
-    with _quiet(), tempfile.TemporaryDirectory(prefix="treadle-tune-") as folder:
+    with variables(_SETTINGS), tempfile.TemporaryDirectory(prefix="treadle-tune-") as folder:
         from ray import tune
         from ray.exceptions import RayError
         from ray.tune.logger import JsonLoggerCallback
@@ -202,17 +200,3 @@ def _answer_in(text: str) -> Trial:
     if "error" in content:
         raise error_from_json(content["error"])
     return Trial(**content["trial"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _SETTINGS}
-    os.environ.update(_SETTINGS)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from treadle.environment import variables
 from treadle.errors import UserError
 from treadle.loop import Loop
 from treadle.redaction import redacted
@@ -113,16 +114,8 @@ class TreadleHook(BaseHook):
             wanted["TREADLE_STORE"] = settings.store
         if settings.environment:
             _mask(settings.environment)
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        try:
+        with variables(wanted):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
     @contextmanager
     def session(
