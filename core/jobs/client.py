@@ -96,7 +96,9 @@ def pool_of(loop: Loop, stage: str, override: str | None = None) -> Pool | None:
     return pools[name]
 
 
-def submit(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) -> JobRef:
+def submit(
+    session: Session, stage: str, pool: Pool, inputs: Mapping[str, str], *, asked_by: str = ""
+) -> JobRef:
     """A stage's job on a pool, now queued or running: the one under way for the same request if there is one.
 
     Args:
@@ -104,6 +106,8 @@ def submit(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) 
         stage: The stage.
         pool: See `pool_of`.
         inputs: The ids of the records that the stage takes, by stage.
+        asked_by: What is the same whenever one task asks again, because it lost what it was told: it is given the job
+            that it had submitted also when that has succeeded by now.
 
     Raises:
         UserError: The backend can't do what the pool asks for; credentials would travel with the job.
@@ -111,7 +115,7 @@ def submit(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) 
             `planning`. Transient: The backend or the store can't be reached.
     """
     backend = get_backend(pool.backend)
-    packed = pack(session, stage, pool, inputs, patience_s=grace_s(backend, pool) * 2 / 3)
+    packed = pack(session, stage, pool, inputs, patience_s=grace_s(backend, pool) * 2 / 3, asked_by=asked_by)
     number = newest_attempt(session.store, packed.loop, packed.key)
     under_way = _reconnect(session, backend, pool, packed, number) if number else None
     if under_way is not None:
@@ -121,11 +125,20 @@ def submit(session: Session, stage: str, pool: Pool, inputs: Mapping[str, str]) 
 
 
 def _reconnect(session: Session, backend: Backend, pool: Pool, packed: JobFile, number: int) -> JobRef | None:
-    """The job's last attempt if it is not over; one that was claimed by a client that died is submitted now."""
+    """The job's last attempt if it is not over, or has succeeded for the same task.
+
+    One that was claimed by a client that died is submitted now.
+    """
     file = read_job(session.store, packed.loop, packed.key, number)
-    if file is None or read_result(session.store, file.loop, file.key, number) is not None:
+    if file is None:
+        return None
+    result = read_result(session.store, file.loop, file.key, number)
+    mine = packed.asked_by != "" and packed.asked_by == file.asked_by
+    if result is not None and (result.error is not None or not mine):
         return None
     handle = backend.find(file.name, pool)
+    if result is not None:
+        return _ref(session, file, handle) if handle is not None else None
     if handle is None:
         same = (file.who, file.source_folder) == (packed.who, packed.source_folder)
         if not same or is_freed(session.store, file):

@@ -80,6 +80,7 @@ class JobFile(Part):
         treadle: The version that asked: another may make other records.
         name: The job's name at the backend; it holds a random part, so that no other store's job is taken for it.
         key: See `pack`.
+        asked_by: What `submit` was given: who asks once only, though perhaps more than one time.
         earlier: The attempts of the same request before this one.
         spec: The blob of the loop: its YAML, or its content as JSON for a loop written in Python.
         files: Blob by path in the loop's folder.
@@ -97,6 +98,7 @@ class JobFile(Part):
     name: str
     key: str
     attempt: int
+    asked_by: str = ""
     earlier: tuple[Attempt, ...] = ()
     loop: str
     stage: str
@@ -259,7 +261,13 @@ def _read(store: Store, path: str, kind: type[P]) -> P | None:
 
 
 def pack(
-    session: Session, stage: str, pool: Pool, inputs: Mapping[str, str], *, patience_s: float
+    session: Session,
+    stage: str,
+    pool: Pool,
+    inputs: Mapping[str, str],
+    *,
+    patience_s: float,
+    asked_by: str = "",
 ) -> JobFile:
     """The first attempt at a stage on a pool: its files are in the store; nothing is claimed yet.
 
@@ -298,6 +306,7 @@ def pack(
         name="",
         key=digest_of(asked),
         attempt=0,
+        asked_by=asked_by,
         loop=loop.name,
         stage=stage,
         spec=put_blob(store, text.encode()),

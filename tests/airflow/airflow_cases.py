@@ -12,10 +12,17 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 
 class Notes(dict[str, Any]):
-    """The state of a task, which outlives its tries."""
+    """The state of a task, which outlives its tries.
+
+    Attributes:
+        forgets: Whether what is said is lost, as with a worker that dies before.
+    """
+
+    forgets = False
 
     def set(self, key: str, value: Any) -> None:
-        self[key] = value
+        if not self.forgets:
+            self[key] = value
 
     def delete(self, key: str) -> None:
         self.pop(key, None)
@@ -28,6 +35,9 @@ class Ti:
     pushed: dict[str, Any] = field(default_factory=dict)
     earlier: dict[str, Any] = field(default_factory=dict)
     first_reschedule: datetime | None = None
+    dag_id: str = "orders"
+    run_id: str = "manual__1"
+    task_id: str = "x"
     map_index: int = -1
     try_number: int = 1
     max_tries: int = 2

@@ -127,6 +127,25 @@ def test_a_try_whose_success_airflow_never_heard_of_is_followed_by_one_that_find
     assert far.deferred(try_number=3, max_tries=4).ref != trigger.ref, "who clears a task asks anew"
 
 
+def test_a_job_that_was_never_noted_and_ended_meanwhile_is_found(far: Far) -> None:
+    far.notes.forgets = True  # the worker dies with its job submitted
+    lost = far.deferred().ref
+    far.ended()
+    far.notes.forgets = False
+    assert far.deferred(try_number=2).ref == lost
+    event = {"ref": lost, "state": "succeeded", "timed_out": False}
+    assert not far.task().execute_complete(far.context(try_number=2), event)["reused"]
+    assert far.server.submits == 1
+
+
+def test_another_task_and_another_life_ask_for_themselves(far: Far) -> None:
+    far.notes.forgets = True
+    lost = far.deferred().ref
+    far.ended()
+    assert far.deferred(map_index=1).ref != lost
+    assert far.deferred(max_tries=4).ref != lost, "who clears a task asks anew"
+
+
 def test_a_wait_outlives_a_cluster_that_is_away_and_asks_less_and_less_often(far: Far) -> None:
     trigger, said = far.deferred(), []
 

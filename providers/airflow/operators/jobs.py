@@ -4,8 +4,9 @@
        ▲                                                                                    │
        └─ after a worker's death: the noted job is still there ◄── the next attempt of a preempted job
 
-The job's own name makes a second submission harmless while it runs; the note spares even the attempt, says what to
-cancel, and stays when the job has ended: a try whose success Airflow never heard of is followed by one that finds it.
+The job's own name makes a second submission harmless while it runs, and the task's name does so after that; the note
+spares even the attempt, says what to cancel, and stays when the job has ended: a try whose success Airflow never heard
+of is followed by one that finds it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class OnPools(TreadleOperator):
 
         found = self._earlier(context, session)
         if found is None:
-            ref = jobs.submit(session, self.stage, pool, self.inputs)
+            ref = jobs.submit(session, self.stage, pool, self.inputs, asked_by=_asker(context))
             longest = self.job_timeout.total_seconds() if self.job_timeout else None
             found = ref, time.time() + longest if longest else None
             self.log.info("%s", ref)
@@ -182,6 +183,12 @@ class OnPools(TreadleOperator):
 
 def _seconds(noted: object) -> float | None:
     return float(noted) if isinstance(noted, (int, float)) else None
+
+
+def _asker(context: Context) -> str:
+    """The same in all tries of a task's life: one that died before it noted its job is given that job again."""
+    ti = context["ti"]
+    return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}/{_life(context)}"
 
 
 def _life(context: Context) -> int:
