@@ -24,6 +24,7 @@ from treadle.models.schema import InputSchema
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from treadle.models.loop_parcel import LoopParcel
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -129,6 +130,7 @@ class FitTask:
         checkpoints: Where to keep what there is so far.
         report: Takes a round (from 0) and its metrics, once for each round in order, restored ones too.
         hook: What `train.hook` names, for flavours that take one.
+        code: The hook's loop with its files, for a fit that takes the hook to other processes.
         device: What kind of accelerator the stage has: cpu, gpu, trainium or inferentia.
         init: The file with the weights to start from, for `train.init_from`.
     """
@@ -145,6 +147,7 @@ class FitTask:
     checkpoints: Checkpoints
     report: Report
     hook: Callable[..., Any] | None = None
+    code: LoopParcel | None = None
     device: str = "cpu"
     init: Path | None = None
 

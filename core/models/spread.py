@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from treadle.errors import Transient, TreadleError, UserError
+from treadle.models.loop_parcel import parcel_of
 from treadle.models.predictor import FitTask
 from treadle.models.ray_session import Workers, ray_workers
 
@@ -50,7 +51,7 @@ def fit_spread(task: FitTask) -> dict[str, bytes]:
         raise UserError(
             f"train.workers: on {task.device} the flavour {train.flavour} trains in one process. Leave workers out."
         )
-    hook = _packed_hook(task)
+    code = parcel_of(task)
     with ray_workers(
         train.workers, train.threads, "train with several workers", device=task.device
     ) as workers:
@@ -61,9 +62,14 @@ def fit_spread(task: FitTask) -> dict[str, bytes]:
         try:
             order = {
                 "task": replace(
-                    task, **_WITHOUT_ROWS, checkpoints=_Nowhere(), report=_ignore, init=None, hook=None
+                    task,
+                    **_WITHOUT_ROWS,
+                    checkpoints=_Nowhere(),
+                    report=_ignore,
+                    init=None,
+                    hook=None,
+                    code=code,
                 ),
-                "hook": hook,
                 "init": (task.init.name, task.init.read_bytes()) if task.init else None,
                 "rows": [ray.put(part) for part in _rows(task, workers.count)],
                 "desk": desk,
@@ -251,7 +257,7 @@ def train_as_one(order: Mapping[str, Any]) -> None:
             task = replace(task, init=folder / order["init"][0])
             (folder / order["init"][0]).write_bytes(order["init"][1])
         try:
-            with _as_one(task, order["hook"], folder / "loop") as own:
+            with _as_one(task) as own:
                 predictor = get_flavour(own.train.flavour).fit(own)
         except TreadleError as error:
             # Ray Train would wrap it, and may kill this process before anyone has read it.
@@ -265,30 +271,26 @@ def train_as_one(order: Mapping[str, Any]) -> None:
 
 
 def _is_others_end(error: TreadleError) -> bool:
-    """Whether xgboost only says that another worker is gone, which Ray tells better."""
-    return "/collective/" in str(error.__cause__)
+    """Whether xgboost's collective, or torch's, only says that another worker is gone, which Ray tells better."""
+    cause = error.__cause__
+    if type(cause).__module__ == "torch.distributed":
+        return True
+    return any(place in str(cause) for place in ("/collective/", "/gloo/"))
 
 
 @contextmanager
-def _as_one(task: FitTask, hook: Any, folder: Path) -> Iterator[FitTask]:
+def _as_one(task: FitTask) -> Iterator[FitTask]:
     """A worker's task, within what makes one of all workers: Ray joins xgboost's, and not torch's."""
     if task.train.flavour != "torch":
         # Who is one of a group already starts no workers.
         yield replace(task, train=task.train.model_copy(update={"workers": 1}))
         return
-    from treadle.models.torch.ray import joined, unpacked
+    from treadle.loop_code import load_hook
+    from treadle.models.torch.ray import joined
 
-    with unpacked(hook, folder) as own, joined(task.device):
-        yield replace(task, hook=own)
-
-
-def _packed_hook(task: FitTask) -> Any:
-    """The task's hook with its files, for `_as_one`."""
-    if task.hook is None:
-        return None
-    from treadle.models.torch.ray import pack_hook
-
-    return pack_hook(task)
+    hook = task.train.hook
+    with joined(task.device), task.code.at_work() if task.code else nullcontext() as loop:
+        yield replace(task, hook=load_hook(loop, hook, "train.hook") if loop and hook else None)
 
 
 if TYPE_CHECKING:

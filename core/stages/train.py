@@ -26,6 +26,7 @@ from treadle.loop_code import code_of, hooks_of, load_hook
 from treadle.models import get_flavour
 from treadle.models.devices import precision_of, refuse_device
 from treadle.models.libraries import libraries_of
+from treadle.models.loop_parcel import pack_loop
 from treadle.models.own_code import own_code
 from treadle.models.predictor import FitTask, Flavour, MemoryCheckpoints, Predictor
 from treadle.models.tuning.search import Judge, Search, optuna_version, searched
@@ -298,6 +299,7 @@ def _fit_task(context: Context, rows: Rows, progress: Progress) -> FitTask:
         checkpoints=progress,
         report=progress.report,
         hook=load_hook(context.loop, hook, "train.hook") if hook else None,
+        code=pack_loop(context.loop, "train") if hook else None,
         device=context.device,
         init=fetch_weights(context.loop, context.store),
     )

@@ -1,4 +1,4 @@
-"""What the tests of Ray share: looking at the processes of this machine, and ending its cluster."""
+"""What the tests of Ray share: a pool of it, looking at the processes of this machine, and ending its cluster."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import os
 import time
 from pathlib import Path
 
+from job_cases import pool_from
 from treadle.hardware.backend import Handle
 from treadle.hardware.pools import Pool
 from treadle.hardware.ray.local import LocalCluster
+from wheel import Wheel
+
+
+def on_ray(wheel: Wheel) -> Pool:
+    """The pool `cluster`, which a loop now has."""
+    text = "cluster: {backend: ray, memory_gib: 3, options: {idle_s: 120, grace_s: 60}}\n"
+    return pool_from(wheel, text, "cluster")
 
 
 def processes(word: str) -> dict[int, int]:

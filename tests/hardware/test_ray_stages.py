@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import treadle
-from ray_cases import end, processes, watcher_of
+from job_cases import features_at, said, settled
+from ray_cases import end, on_ray, processes, watcher_of
 from treadle import jobs
-from treadle.hardware.backend import Status
-from treadle.hardware.pools import Pool
-from treadle.jobs import JobRef
-from treadle.records import Record
-from treadle.session import Session
 from wheel import FIRST, SECOND, Wheel, copy_of, ids
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-POOLS = "cluster: {backend: ray, memory_gib: 3, options: {idle_s: 120, grace_s: 60}}\n"
 # Long enough for something to happen meanwhile.
 LONG = ("rounds: 30, checkpoint_every: 10", "rounds: 1500, workers: 2, threads: 1, checkpoint_every: 100")
 
@@ -35,28 +29,6 @@ def jobs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
         end(folder)
     assert not processes(str(folder))
-
-
-def on_ray(wheel: Wheel) -> Pool:
-    (wheel.path.parent / "pools.yaml").write_text(POOLS)
-    pool = jobs.pool_of(treadle.Loop.load(wheel.path), "train", "cluster")
-    assert pool is not None
-    return pool
-
-
-def until(ref: JobRef, there: Callable[[Status], bool]) -> Status:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if there(status := jobs.poll(ref)):
-            return status
-        time.sleep(0.2)
-    raise AssertionError(jobs.poll(ref), jobs.logs(ref))
-
-
-def settled(session: Session, ref: JobRef) -> Record:
-    until(ref, lambda status: status.is_over)
-    found = jobs.settle(session, ref)
-    return found if isinstance(found, Record) else settled(session, found)
 
 
 def test_every_stage_makes_the_records_of_a_run_in_process(
@@ -78,21 +50,19 @@ def test_a_spread_training_whose_machine_is_lost_goes_on_to_the_same_bytes(
     wheel = copy_of(turned[0], tmp_path / "one")
     wheel.edit("orders.yaml", *LONG)
     pool = on_ray(wheel)
-    inputs = {"featurize": wheel.run(SECOND, to="featurize")["featurize"].id}
+    inputs = features_at(wheel, SECOND)
     apart = copy_of(wheel, tmp_path / "two")
 
     session = wheel.session(SECOND)
     ref = jobs.submit(session, "train", pool, inputs)
-    until(
-        ref, lambda status: status.is_over or any("train: round 300," in line for line in jobs.logs(ref)[0])
-    )
+    said(ref, "train: round 300,", 600)
     os.kill(watcher_of(ref.handle)[0], signal.SIGKILL)
-    record = settled(session, ref)
+    record = settled(session, ref, 600)
     assert record.notes["resumed_from"] >= 100
     (lost,) = record.notes["attempts"]
     assert (lost["number"], lost["state"]) == (1, "lost")
 
     session = apart.session(SECOND)
-    whole = settled(session, jobs.submit(session, "train", pool, inputs))
+    whole = settled(session, jobs.submit(session, "train", pool, inputs), 600)
     assert whole.notes["resumed_from"] == 0
     assert (record.id, record.digest, record.blobs) == (whole.id, whole.digest, whole.blobs)

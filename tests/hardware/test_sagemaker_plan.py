@@ -12,7 +12,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.stub import Stubber
-from fake_sagemaker import check_shape
+from sagemaker_api.shapes import check_shape
 from treadle.errors import UserError
 from treadle.hardware.backend import JobSpec, Resources
 from treadle.hardware.look import stage_labels
@@ -234,7 +234,7 @@ def test_the_smallest_machine_that_has_what_is_wanted(
             {},
             {"instance_type": "ml.g5.xlarge", "accelerator": "gpu", "count": 4},
             "train",
-            "ml.g5.xlarge has 1 accelerators",
+            "ml.g5.xlarge has 1 accelerator,",
         ),
         ({}, {"instance_type": "ml.m5.large", "memory_gib": 32}, "train", "ml.m5.large has 8"),
         (

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import treadle
-from fake_sagemaker import FakeSageMaker
+from job_cases import over, pool_from, said, settled
+from sagemaker_api.server import FakeSageMaker
 from treadle import jobs
-from treadle.hardware.backend import Status
 from treadle.hardware.pools import Pool
 from treadle.jobs import JobRef
 from treadle.jobs.tune_pool import Sample, compare
@@ -35,12 +34,6 @@ aws:
   spot: {spot}
   options: {{bucket: 's3://artifacts/treadle'}}
 """
-# Long enough for something to happen meanwhile.
-LONG = (
-    ("rounds: 30", "rounds: 600"),
-    ("max_depth: 3, learning_rate: 0.3", "max_depth: 2, learning_rate: 0.01"),
-)
-
 pytestmark = pytest.mark.slow
 
 
@@ -95,39 +88,7 @@ def moved(wheel: Wheel, folder: Path, name: str, *, empty: bool = False) -> OnS3
 
 
 def on_sagemaker(place: OnS3, *, spot: bool) -> Pool:
-    wheel = place.wheel
-    (wheel.path.parent / "pools.yaml").write_text(POOLS.format(python=sys.executable, spot=str(spot).lower()))
-    pool = jobs.pool_of(treadle.Loop.load(wheel.path), "train", "aws")
-    assert pool is not None
-    return pool
-
-
-def until(ref: JobRef, there: Callable[[Status], bool]) -> Status:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        if there(status := jobs.poll(ref)):
-            return status
-        time.sleep(0.02)
-    raise AssertionError(jobs.poll(ref))
-
-
-def settled(session: Session, ref: JobRef) -> Record:
-    until(ref, lambda status: status.is_over)
-    found = jobs.settle(session, ref)
-    return found if isinstance(found, Record) else settled(session, found)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    turned: tuple[Wheel, treadle.Run], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Wheel, Record]:
-    """A long training that nobody interrupts, and its features in the store."""
-    wheel = copy_of(turned[0], tmp_path_factory.mktemp("undisturbed"))
-    for before, after in LONG:
-        wheel.edit("orders.yaml", before, after)
-    wheel.run(SECOND, to="featurize")
-    apart = copy_of(wheel, tmp_path_factory.mktemp("apart"))
-    return wheel, apart.run(SECOND, to="train")["train"]
+    return pool_from(place.wheel, POOLS.format(python=sys.executable, spot=str(spot).lower()), "aws")
 
 
 def begun(place: OnS3, pool: Pool) -> tuple[Session, JobRef]:
@@ -135,7 +96,7 @@ def begun(place: OnS3, pool: Pool) -> tuple[Session, JobRef]:
     session = place.session(SECOND)
     inputs = {"featurize": place.run(SECOND, to="featurize")["featurize"].id}
     ref = jobs.submit(session, "train", pool, inputs)
-    until(ref, lambda status: any("train: round 120," in line for line in jobs.logs(ref)[0]))
+    said(ref, "train: round 120,")
     return session, ref
 
 
@@ -145,7 +106,7 @@ def test_a_training_whose_spot_machine_is_taken_away_ends_in_the_same_bytes(
     place, whole = moved(undisturbed[0], tmp_path, "spot"), undisturbed[1]
     session, ref = begun(place, on_sagemaker(place, spot=True))
     fake.interrupt(ref.handle.name)
-    status = until(ref, lambda status: status.is_over)
+    status = over(ref)
     assert status.state == "succeeded"
     assert "taken away once" in status.reason
     assert fake.jobs[("Training", ref.handle.name)].starts == 2

@@ -10,7 +10,8 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.stub import Stubber
-from fake_sagemaker import FakeSageMaker, check_shape
+from sagemaker_api.server import FakeSageMaker
+from sagemaker_api.shapes import check_shape
 from treadle.errors import UserError
 from treadle.hardware.pools import Pool
 from treadle.hardware.sagemaker.backend import SageMakerBackend

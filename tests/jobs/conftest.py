@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import treadle
-from job_cases import LONG, features_at
+from job_cases import long_training
 from treadle.records import Record
-from wheel import SECOND, Wheel, copy_of
+from wheel import Wheel
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +23,4 @@ def undisturbed(
     turned: tuple[Wheel, treadle.Run], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Wheel, Record]:
     """A long training that nobody interrupts, and its features in the store."""
-    wheel = copy_of(turned[0], tmp_path_factory.mktemp("undisturbed"))
-    for before, after in LONG:
-        wheel.edit("orders.yaml", before, after)
-    features_at(wheel, SECOND)
-    apart = copy_of(wheel, tmp_path_factory.mktemp("apart"))
-    return wheel, apart.run(SECOND, to="train")["train"]
+    return long_training(turned[0], tmp_path_factory.mktemp("undisturbed"))

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import treadle
-from ray_cases import end, processes, watcher_of
-from torch_cases import net_task, saved
+from job_cases import features_at, said, settled
+from ray_cases import end, on_ray, processes, watcher_of
+from torch_cases import net_task, own_task, saved
 from treadle import jobs
 from treadle.errors import HookError, Transient, UserError
-from treadle.hardware.backend import Status
-from treadle.jobs import JobRef
-from treadle.models.predictor import FitTask, MemoryCheckpoints, Predictor
+from treadle.models.predictor import MemoryCheckpoints, Predictor
 from treadle.models.ray_session import on_cluster, ray_workers
 from treadle.models.torch.flavour import TorchFlavour
 from treadle.preemption import Preempted
-from treadle.records import Record
-from treadle.session import Session
 from wheel import SECOND, Wheel, copy_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
@@ -39,27 +33,11 @@ class Sum(nn.Module):
     def forward(self, numbers, codes):
         return self.last(numbers)
 """
-POOLS = "cluster: {backend: ray, memory_gib: 3, options: {idle_s: 120, grace_s: 60}}\n"
 TRAIN = (
     "{flavour: xgboost, rounds: 30, checkpoint_every: 10, params: {max_depth: 3, learning_rate: 0.3}}",
     "{flavour: torch, hook: net:net, workers: 2, rounds: 600, checkpoint_every: 50}",
 )
 HOOK = "from layers import Sum\ndef net(inputs):\n    return Sum(inputs)\n"
-
-
-def until(ref: JobRef, there: Callable[[Status], bool]) -> Status:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if there(status := jobs.poll(ref)):
-            return status
-        time.sleep(0.2)
-    raise AssertionError(jobs.poll(ref), jobs.logs(ref))
-
-
-def settled(session: Session, ref: JobRef) -> Record:
-    until(ref, lambda status: status.is_over)
-    found = jobs.settle(session, ref)
-    return found if isinstance(found, Record) else settled(session, found)
 
 
 def test_a_pool_of_ray_that_is_lost_once_trains_the_candidate_of_this_machine(
@@ -69,21 +47,17 @@ def test_a_pool_of_ray_that_is_lost_once_trains_the_candidate_of_this_machine(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     wheel = copy_of(turned[0], tmp_path / "one")
     wheel.edit("orders.yaml", *TRAIN)
-    for name, text in (("net.py", HOOK), ("layers.py", LAYERS), ("pools.yaml", POOLS)):
+    for name, text in (("net.py", HOOK), ("layers.py", LAYERS)):
         (wheel.path.parent / name).write_text(text)
-    inputs = {"featurize": wheel.run(SECOND, to="featurize")["featurize"].id}
+    pool = on_ray(wheel)
+    inputs = features_at(wheel, SECOND)
     apart = copy_of(wheel, tmp_path / "two")
-    pool = jobs.pool_of(treadle.Loop.load(wheel.path), "train", "cluster")
-    assert pool is not None
     session = wheel.session(SECOND)
     try:
         ref = jobs.submit(session, "train", pool, inputs)
-        until(
-            ref,
-            lambda status: status.is_over or any("train: round 100," in line for line in jobs.logs(ref)[0]),
-        )
+        said(ref, "train: round 100,", 600)
         os.kill(watcher_of(ref.handle)[0], signal.SIGKILL)
-        record = settled(session, ref)
+        record = settled(session, ref, 600)
         assert record.notes["resumed_from"] >= 50
         assert [lost["state"] for lost in record.notes["attempts"]] == ["lost"]
         here = apart.run(SECOND, to="train")["train"]
@@ -127,25 +101,11 @@ def family() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
-@pytest.fixture
-def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of modules that this process imports, and forgets; no worker's path has it."""
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in ("net", "layers"):
-        sys.modules.pop(name, None)
-
-
 def beside(monkeypatch: pytest.MonkeyPatch, **options) -> Predictor:
     """The same fit over processes of this machine."""
     with monkeypatch.context() as patch:
         patch.setattr("treadle.models.torch.flavour.on_cluster", lambda: False)
         return TorchFlavour().fit(net_task(**options))
-
-
-def hooked(hook: Callable[..., object]) -> FitTask:
-    task = net_task(hook=hook, workers=2)
-    return replace(task, train=task.train.model_copy(update={"hook": "net:net"}))
 
 
 class Ends(MemoryCheckpoints):
@@ -200,16 +160,15 @@ def test_a_fit_that_was_cut_short_goes_on_to_the_bytes_of_processes_beside_each_
 
 
 @pytest.mark.usefixtures("session")
-def test_a_hook_that_fails_on_a_worker_is_told_with_its_own_lines(own_module):
-    (own_module / "layers.py").write_text(
+def test_a_hook_that_fails_on_a_worker_is_told_with_its_own_lines(tmp_path):
+    (tmp_path / "layers.py").write_text(
         LAYERS.replace("return self.last(numbers)", "return self.lost(numbers)")
     )
-    (own_module / "net.py").write_text(HOOK)
-    from net import net
-
-    with pytest.raises(HookError, match=f'File "{own_module}/layers.py", line 7, in forward') as caught:
-        TorchFlavour().fit(hooked(net))
+    (tmp_path / "hooks.py").write_text(HOOK)
+    with pytest.raises(HookError, match=f'File "{tmp_path}/layers.py", line 7, in forward') as caught:
+        TorchFlavour().fit(own_task(tmp_path, workers=2))
     assert "has no attribute 'lost'" in str(caught.value)
+    assert "treadle-parcel-" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("session")
@@ -223,7 +182,8 @@ def test_a_worker_without_the_device_that_its_pool_promises_fails(monkeypatch):
 
 
 @pytest.mark.usefixtures("session")
-def test_a_worker_that_is_killed_costs_one_attempt_and_no_checkpoint():
+@pytest.mark.parametrize("own", [False, True], ids=["given", "own"])
+def test_a_worker_that_is_killed_costs_one_attempt_and_no_checkpoint(tmp_path, own):
     class Kills(MemoryCheckpoints):
         def save(self, rounds: int, data: bytes) -> None:
             super().save(rounds, data)
@@ -233,6 +193,9 @@ def test_a_worker_that_is_killed_costs_one_attempt_and_no_checkpoint():
                     return
 
     kept = Kills()
+    settings = {"workers": 2, "rounds": 2000, "checkpoint_every": 50, "checkpoints": kept}
+    for name, text in (("hooks.py", HOOK), ("layers.py", LAYERS)):
+        (tmp_path / name).write_text(text)
     with pytest.raises(Transient, match="workers of the training were lost"):
-        TorchFlavour().fit(net_task(workers=2, rounds=2000, checkpoint_every=50, checkpoints=kept))
+        TorchFlavour().fit(own_task(tmp_path, **settings) if own else net_task(**settings))
     assert kept.latest() is not None

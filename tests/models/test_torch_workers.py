@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from torch_cases import Interrupted, StopAfter, net_task, saved
-from treadle.errors import TreadleError
+from torch_cases import Interrupted, StopAfter, net_task, own_task, saved
+from treadle.errors import TreadleError, UserError
 from treadle.models.predictor import MemoryCheckpoints
 from treadle.models.torch.flavour import TorchFlavour
 from treadle.testing.flavour import make_sample
@@ -50,11 +51,8 @@ def test_two_workers_learn_the_same_each_time_and_nearly_what_one_does(tmp_path)
     assert children() == before
 
 
-def test_two_workers_go_on_from_a_checkpoint_to_the_same_bytes_with_a_hook(tmp_path, monkeypatch):
+def test_two_workers_go_on_from_a_checkpoint_to_the_same_bytes_with_a_hook(tmp_path):
     (tmp_path / "hooks.py").write_text(HOOK)
-    monkeypatch.syspath_prepend(tmp_path)
-    import hooks
-
     settings = {
         "rounds": 3,
         "checkpoint_every": 1,
@@ -64,30 +62,36 @@ def test_two_workers_go_on_from_a_checkpoint_to_the_same_bytes_with_a_hook(tmp_p
     }
     kept, told = MemoryCheckpoints(), []
     with pytest.raises(Interrupted):
-        TorchFlavour().fit(net_task(hook=hooks.net, checkpoints=StopAfter(kept, 1), **settings))
+        TorchFlavour().fit(own_task(tmp_path, checkpoints=StopAfter(kept, 1), **settings))
     resumed = TorchFlavour().fit(
-        net_task(hook=hooks.net, checkpoints=kept, report=lambda *seen: told.append(seen), **settings)
+        own_task(tmp_path, checkpoints=kept, report=lambda *seen: told.append(seen), **settings)
     )
-    whole = TorchFlavour().fit(net_task(hook=hooks.net, **settings))
+    whole = TorchFlavour().fit(own_task(tmp_path, **settings))
     assert saved(resumed, tmp_path / "resumed") == saved(whole, tmp_path / "whole")
     assert [number for number, _ in told] == [0, 1, 2]
-    sys.modules.pop("hooks")
 
 
-def test_a_worker_that_fails_is_told_with_its_last_words(tmp_path, monkeypatch):
+def test_a_worker_that_fails_is_told_with_its_last_words(tmp_path):
     text = (
         HOOK
         + "import sys\nif 'treadle.models.torch.workers' in ' '.join(sys.orig_argv): raise OSError('no such luck')\n"
     )
     (tmp_path / "hooks.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    import hooks
-
     with pytest.raises(
         TreadleError, match=r"worker 2 of the training ended with exit code 1:[^$]*no such luck"
     ):
-        TorchFlavour().fit(net_task(hook=hooks.net, workers=2))
-    sys.modules.pop("hooks")
+        TorchFlavour().fit(own_task(tmp_path, workers=2))
+
+
+def test_a_hook_without_its_loop_stays_in_one_process(tmp_path, monkeypatch):
+    (tmp_path / "hooks.py").write_text(HOOK)
+    task = replace(own_task(tmp_path, workers=2), code=None)
+    for is_on_cluster in (False, True):
+        monkeypatch.setattr("treadle.models.torch.flavour.on_cluster", lambda is_on=is_on_cluster: is_on)
+        with pytest.raises(
+            UserError, match=r"2 workers need the files of the hook hooks:net, .* leave workers out"
+        ):
+            TorchFlavour().fit(task)
 
 
 LONG = """

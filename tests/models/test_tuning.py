@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import treadle
 import yaml
 from treadle import spec
-from treadle.errors import HookError, SpecError, UserError
+from treadle.errors import DataRefused, HookError, SpecError, UserError
 from treadle.models.tuning.search import KeptTrials
 from treadle.preemption import Preempted
 from treadle.store import fetch_blob
@@ -198,7 +199,8 @@ def test_a_hook_that_fails_ends_the_search(wheel: Wheel) -> None:
         ([3, 3], "choices are two or more different values"),
         ({"choices": [1, 2], "low": 1}, "give either choices or low and high"),
         ({"low": 1, "hihg": 2}, "Did you mean 'high'?"),
-        (4, "this is a section."),
+        (4, "write what is tried: a list such as [2, 4, 8], or {low: 2, high: 8}."),
+        ("low", "write what is tried"),
     ],
 )
 def test_a_space_that_is_none_is_refused_with_its_line(wheel: Wheel, dimension: Any, words: str) -> None:
@@ -283,6 +285,32 @@ def test_no_rows_to_judge_by_is_told_with_the_field(wheel: Wheel) -> None:
     tuned(wheel, {**TUNE, "newest": "1s"})
     with pytest.raises(UserError, match=r"train.tune needs rows from .* lengthen train.tune.newest"):
         wheel.run(FIRST, to="train")
+
+
+@pytest.mark.parametrize("field", ["tune", "early_stopping"])
+def test_newest_rows_beyond_the_data_are_told_with_the_field_and_what_would_do(
+    wheel: Wheel, field: str
+) -> None:
+    tune = {**TUNE, "newest": "400d"} if field == "tune" else TUNE
+    train = {} if field == "tune" else {"early_stopping": {"newest": "400d"}}
+    path = tuned(wheel, tune, **train).path
+    with pytest.raises(SpecError) as refused:
+        wheel.run(FIRST, to="train")
+    (fault,) = refused.value.faults
+    assert fault.field == f"train.{field}.newest"
+    assert "400d" in path.read_text().splitlines()[fault.line - 1]
+    assert re.match(
+        r"the newest 400d are kept for .*, and the [\d,]+ labelled rows span \d+ days, 2024-01-01 to 2024-0.-.*:"
+        r" none of them are left to fit on, and at least 30 are needed",
+        fault.problem,
+    )
+    usual, most = re.search(r"Set it to (\d+)d, say, and at most to (\d+)d", fault.fix).groups()  # type: ignore[union-attr]
+    assert int(usual) < int(most)
+    wheel.edit("orders.yaml", "400d", f"{int(most) + 1}d")
+    with pytest.raises((SpecError, DataRefused), match=r"left to fit on|all have the same label"):
+        wheel.run(FIRST, to="train")
+    wheel.edit("orders.yaml", f"{int(most) + 1}d", f"{usual}d")
+    assert wheel.run(FIRST, to="train").train
 
 
 def test_the_search_enters_the_id_and_nothing_else_of_old_loops(wheel: Wheel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,19 @@ def net_task(
         device=device,
         init=init,
     )
+
+
+def own_task(loop_folder: Path, **options: Any) -> FitTask:
+    """The same, with the network that `hooks:net` of a loop makes; its hooks.py is in the folder."""
+    from small import write_small_loop
+    from treadle.loop import Loop
+    from treadle.loop_code import load_hook
+    from treadle.models.loop_parcel import pack_loop
+
+    own = ("train.flavour=torch", "train.hook=hooks:net", "train.params={}")
+    loop = Loop.load(write_small_loop(loop_folder, days=1), overrides=own)
+    task = net_task(hook=load_hook(loop, "hooks:net", "train.hook"), **options)
+    return replace(task, code=pack_loop(loop, "train"))
 
 
 class Interrupted(BaseException):

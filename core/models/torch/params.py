@@ -14,6 +14,7 @@ from typing import Any
 from treadle import spec
 from treadle.models.devices import precision_of
 from treadle.models.xgboost.params import Number, OneOf, Shape
+from treadle.words import sentence
 
 LOSSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -134,7 +135,7 @@ def settings_of(train: spec.Train, device: str) -> Settings:
 def problems(train: spec.Train) -> list[str]:
     """What is wrong with a train section for torch, each as `field: problem`."""
     faults = [(name, _problem(name, value, train.hook is not None)) for name, value in train.params.items()]
-    found = [f"params.{name}: {problem}." for name, problem in faults if problem]
+    found = [f"params.{name}: {sentence(problem)}" for name, problem in faults if problem]
     loss = train.params.get("loss")
     if TRAINER["loss"].problem(loss) is None and loss not in LOSSES[train.task]:
         fitting = ", ".join(LOSSES[train.task])

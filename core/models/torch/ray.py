@@ -1,4 +1,4 @@
-"""What the torch flavour needs on each worker of Ray Train: its device, a process group with the others, its hook.
+"""What the torch flavour needs on each worker of Ray Train: its device, and a process group with the others.
 
     worker 0: listens ── address and port, by Ray ──► the others ──► one process group
 
@@ -9,22 +9,15 @@ address of the machine, and before anyone has looked for the devices.
 # ruff: noqa: TID253  only a fit over Ray imports this module
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from treadle.errors import HookError, TreadleError, UserError
-from treadle.models.predictor import FitTask
 from treadle.models.torch.device import open_device
 
 _STEP = timedelta(minutes=30)
@@ -100,67 +93,3 @@ def _meeting(own: str, rank: int, size: int) -> Any:
     store = dist.TCPStore(own, port, size, is_master=True, master_listen_fd=listening.detach(), **options)
     broadcast_from_rank_zero((own, port))
     return store
-
-
-@dataclass(frozen=True, slots=True)
-class HookParcel:
-    """A hook on its way to a worker: `module:function`, its folder, and the Python files there; it can be pickled."""
-
-    name: str
-    folder: str
-    files: Mapping[str, bytes]
-
-
-def pack_hook(task: FitTask) -> HookParcel | None:
-    """The hook of a task with all Python files of the folder that it was imported from; None without one.
-
-    Raises:
-        UserError: It is no function or class of a file.
-    """
-    if task.hook is None or task.train.hook is None:
-        return None
-    folder = _folder_of(task.hook, task.train.hook)
-    files = {
-        file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.glob("**/*.py"))
-    }
-    return HookParcel(task.train.hook, str(folder), files)
-
-
-def _folder_of(hook: Callable[..., Any], name: str) -> Path:
-    module = name.partition(":")[0]
-    try:
-        file = Path(inspect.getfile(inspect.unwrap(hook))).resolve()
-    except TypeError as error:
-        raise UserError(
-            f"train.hook: {name} is no function or class of {module}.py, so its file can't go with it to the workers."
-            " Make it one, or leave train.workers out."
-        ) from error
-    return file.parents[module.count(".") + (file.name == "__init__.py")]
-
-
-@contextmanager
-def unpacked(parcel: HookParcel | None, folder: Path) -> Iterator[Callable[..., Any] | None]:
-    """The hook, laid out in a folder that this process imports from; what fails in its files becomes a HookError."""
-    if parcel is None:
-        yield None
-        return
-    for path, content in parcel.files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    sys.path.insert(0, str(folder))
-    module, _, attribute = parcel.name.partition(":")
-    try:
-        yield getattr(import_module(module), attribute)
-    except TreadleError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        first = next(
-            (i for i, frame in enumerate(frames) if Path(frame.filename).is_relative_to(folder)), None
-        )
-        if first is None:
-            raise
-        lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames[first:])]
-        text = "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
-        told = text.replace(str(folder), parcel.folder)
-        raise HookError(f"training with {parcel.name}", parcel.folder, told) from error

@@ -28,6 +28,7 @@ from torch import Tensor
 from treadle import spec
 from treadle.clock import format_instant, parse_instant
 from treadle.errors import TreadleError
+from treadle.models.loop_parcel import parcel_of
 from treadle.models.predictor import FitTask, MemoryCheckpoints
 from treadle.models.schema import InputSchema
 
@@ -142,7 +143,12 @@ def _end(started: list[subprocess.Popen[bytes]]) -> None:
 
 
 def write_task(folder: Path, task: FitTask) -> None:
-    """Writes a task into a folder so that another process of this machine can read it."""
+    """Writes a task into a folder so that another process of this machine can read it.
+
+    Raises:
+        UserError: It has a hook, and not the loop of it.
+    """
+    code = parcel_of(task)
     for name in _ARRAYS:
         if getattr(task, name) is not None:
             np.save(folder / f"{name}.npy", getattr(task, name))
@@ -156,7 +162,7 @@ def write_task(folder: Path, task: FitTask) -> None:
         "trained_through": format_instant(task.trained_through),
         "device": task.device,
         "init": str(task.init.resolve()) if task.init else None,
-        "hook_folder": str(_folder_of(task)) if task.hook else None,
+        "hook_folder": str(code.loop.folder) if code else None,
         "rounds_done": latest[0] if latest else None,
     }
     (folder / "task.json").write_text(json.dumps(content), encoding="utf-8")
@@ -184,15 +190,6 @@ def read_task(folder: Path) -> FitTask:
         **arrays,
     )
     return task if content["hook_folder"] is None else replace(task, hook=_hook(task, content["hook_folder"]))
-
-
-def _folder_of(task: FitTask) -> Path:
-    """The folder from which the hook's module was imported."""
-    import inspect
-
-    file = Path(inspect.getfile(inspect.unwrap(task.hook))) if task.hook else Path()
-    depth = (task.train.hook or "").partition(":")[0].count(".") + (file.name == "__init__.py")
-    return file.resolve().parents[depth]
 
 
 def _hook(task: FitTask, folder: str) -> Any:

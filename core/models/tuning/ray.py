@@ -18,7 +18,6 @@ from treadle.loop import Loop
 from treadle.loop_code import load_hook
 from treadle.models import get_flavour
 from treadle.models.loop_parcel import LoopParcel, pack_loop
-from treadle.models.own_code import own_code
 from treadle.models.predictor import MemoryCheckpoints
 from treadle.models.ray_session import Workers, ray_workers
 from treadle.models.tuning.search import Judge, Search, Trial, portable
@@ -178,19 +177,19 @@ def _searcher(search: Search) -> Any:
 def _try(config: Json, parcel: Parcel) -> Json:
     """A trial in a worker; the answer is one text, as Tune takes results apart."""
     trial = Trial(config["number"], config["params"])
-    with parcel.loop.laid_out() as loop, tempfile.TemporaryDirectory(prefix="treadle-trial-") as folder:
+    with tempfile.TemporaryDirectory(prefix="treadle-trial-") as folder:
         init = Path(folder) / "init" if parcel.init is not None else None
         if init is not None and parcel.init is not None:
             init.write_bytes(parcel.init)
         try:
-            with own_code(loop):
+            with parcel.loop.at_work() as loop:
                 flavour = get_flavour(loop.train.flavour, loop)
                 hook = load_hook(loop, loop.train.hook, "train.hook") if loop.train.hook else None
                 task = replace(parcel.judge.task, hook=hook, init=init)
                 done = replace(parcel.judge, task=task).attempt(flavour, trial, MemoryCheckpoints())
                 answer = {"trial": asdict(done)}
         except TreadleError as error:
-            answer = {"error": error_to_json(error, {str(loop.folder): str(parcel.loop.loop.folder)})}
+            answer = {"error": error_to_json(error)}
     return {"number": trial.number, "answer": json.dumps(answer)}
 
 

@@ -261,7 +261,7 @@ def search_here(search: Search, judge: Judge, flavour: Flavour) -> None:
 
 def portable(judge: Judge) -> Judge:
     """The same without what can't travel to another process: the worker puts its own in."""
-    task = replace(judge.task, hook=None, checkpoints=MemoryCheckpoints(), report=ignore_report)
+    task = replace(judge.task, hook=None, code=None, checkpoints=MemoryCheckpoints(), report=ignore_report)
     return replace(judge, task=task)
 
 

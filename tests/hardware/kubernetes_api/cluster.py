@@ -1,53 +1,32 @@
-"""Objects and controllers, as far as a Job, its pod and a RayJob need them. Kubernetes since 1.31, KubeRay since 1.4.
+"""What a cluster does with its objects: controllers for a Job, its pod and a RayJob, and what befalls a node.
 
-No admission beyond what a test relies on: manifests are held against the published schemas elsewhere.
+Kubernetes since 1.31, KubeRay since 1.4.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import random
 import threading
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 from kubernetes_api.node import Container
+from kubernetes_api.objects import Objects, moment, owners
 
 Json = dict[str, Any]
-Key = tuple[str, str, str]
 _TICK_S = 0.02
 
 
-def moment(seconds: float | None = None) -> str:
-    """A time as the API writes it: whole seconds."""
-    return datetime.fromtimestamp(seconds or time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class Problem(Exception):
-    """An answer that is no success."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(code, reason, message)
-        self.code, self.reason, self.message = code, reason, message
-
-
-class Cluster:
-    """`objects` are by kind, namespace and name. Everything happens under `lock`, in one thread that ticks."""
+class Cluster(Objects):
+    """Objects that a thread of its own attends to, tick by tick."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.objects: dict[Key, Json] = {}
-        self.containers: dict[str, Container] = {}
-        self.namespaces, self.images, self.secrets = {"default"}, {"treadle:test"}, dict[str, Json]()
-        self.has_kuberay, self.is_full = True, False
+        super().__init__()
+        self.images, self.is_full = {"treadle:test"}, False
         self.silent: set[str] = set()
-        self.without_log: set[str] = set()
-        self.created: list[Key] = []
-        self.versions = itertools.count(1)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -59,77 +38,6 @@ class Cluster:
         for container in self.containers.values():
             container.kill()
             container.process.wait()
-
-    # What a client does.
-
-    def create(self, kind: str, namespace: str, content: Json) -> Json:
-        with self.lock:
-            name = content["metadata"]["name"]
-            key = (kind, namespace, name)
-            if namespace not in self.namespaces or (kind == "RayJob" and not self.has_kuberay):
-                raise Problem(404, "NotFound", f'namespaces "{namespace}" not found')
-            if key in self.objects:
-                raise Problem(409, "AlreadyExists", f'{kind.lower()}s "{name}" already exists')
-            made = copy.deepcopy(content)
-            made["metadata"] |= {"namespace": namespace, "uid": str(uuid4()), "creationTimestamp": moment()}
-            made.setdefault("status", {})
-            self.objects[key] = made
-            self.created.append(key)
-            return copy.deepcopy(made)
-
-    def get(self, kind: str, namespace: str, name: str) -> Json:
-        with self.lock:
-            if (kind, namespace, name) not in self.objects:
-                raise Problem(404, "NotFound", f'{kind.lower()}s "{name}" not found')
-            return copy.deepcopy(self.objects[kind, namespace, name])
-
-    def list(self, kind: str, namespace: str, labels: dict[str, str]) -> list[Json]:
-        with self.lock:
-            return [
-                copy.deepcopy(item)
-                for (of, place, _), item in self.objects.items()
-                if (of, place) == (kind, namespace)
-                and labels.items() <= item["metadata"].get("labels", {}).items()
-            ]
-
-    def patch(self, kind: str, namespace: str, name: str, change: Json) -> Json:
-        with self.lock:
-            self.get(kind, namespace, name)
-            fixed = set(change.get("spec", {})) - {"activeDeadlineSeconds", "suspend", "parallelism"}
-            if fixed or (kind == "Pod" and set(change.get("spec", {})) - {"activeDeadlineSeconds"}):
-                raise Problem(422, "Invalid", f"{kind} {name} is invalid: spec: field is immutable")
-            merge(self.objects[kind, namespace, name], change)
-            return self.get(kind, namespace, name)
-
-    def delete(self, kind: str, namespace: str, name: str, options: Json) -> None:
-        with self.lock:
-            self.get(kind, namespace, name)
-            if kind == "Pod":
-                self._leave(self.objects[kind, namespace, name], options.get("gracePeriodSeconds"))
-                return
-            if options.get("propagationPolicy") not in ("Foreground", "Background"):
-                # The default of batch/v1 through the API orphans nothing; through old clients it did.
-                raise Problem(400, "BadRequest", "this cluster wants to be told what becomes of dependents")
-            owner = self.objects.pop((kind, namespace, name))
-            for item in list(self.objects.values()):
-                if owner["metadata"]["uid"] in _owners(item):
-                    place = item["metadata"]
-                    self.delete(item["kind"], namespace, place["name"], options)
-
-    def log(self, namespace: str, name: str, container: str) -> list[tuple[int, bytes]]:
-        with self.lock:
-            pod = self.get("Pod", namespace, name)
-            if container not in [each["name"] for each in pod["spec"]["containers"]]:
-                raise Problem(400, "BadRequest", f"container {container} is not valid for pod {name}")
-            if name in self.without_log:
-                raise Problem(
-                    500, "InternalError", f'Get "https://node-1:10250/{name}": dial tcp: connection refused'
-                )
-            found = self.containers.get(pod["metadata"]["uid"])
-            if found is None:
-                text = f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'
-                raise Problem(400, "BadRequest", text)
-            return list(found.lines)
 
     # What befalls a pod.
 
@@ -165,7 +73,7 @@ class Cluster:
         with self.lock:
             pod = self.pod_of(job)
             disrupt(pod, reason, "Eviction API: evicting")
-            self._leave(pod, None)
+            self.leave(pod, None)
 
     def cut_off(self, job: str, ago_s: float) -> None:
         """Its node went silent: the pod is to leave since some time, and nobody confirms that it did."""
@@ -174,12 +82,6 @@ class Cluster:
             disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
             pod["metadata"]["deletionTimestamp"] = moment(time.time() - ago_s)
             self.silent.add(pod["metadata"]["uid"])
-
-    def _leave(self, pod: Json, grace_s: int | None) -> None:
-        grace = pod["spec"].get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
-        metadata = pod["metadata"]
-        metadata["deletionGracePeriodSeconds"] = min(grace, metadata.get("deletionGracePeriodSeconds", grace))
-        metadata["deletionTimestamp"] = moment(time.time() + metadata["deletionGracePeriodSeconds"])
 
     # What the cluster does by itself.
 
@@ -198,7 +100,7 @@ class Cluster:
             return
         if phase in ("Succeeded", "Failed"):
             owned = any(
-                owner in {o["metadata"]["uid"] for o in self.objects.values()} for owner in _owners(pod)
+                owner in {o["metadata"]["uid"] for o in self.objects.values()} for owner in owners(pod)
             )
             if leaves and (metadata.get("counted") or not owned):
                 self.objects.pop(("Pod", metadata["namespace"], metadata["name"]))
@@ -285,11 +187,11 @@ class Cluster:
                     "Job", metadata["namespace"], metadata["name"], {"propagationPolicy": "Foreground"}
                 )
             return
-        pods = [pod for pod in self.objects.values() if metadata["uid"] in _owners(pod)]
+        pods = [pod for pod in self.objects.values() if metadata["uid"] in owners(pod)]
         if spec.get("suspend"):
             status.pop("startTime", None)
             for pod in pods:
-                self._leave(pod, None)
+                self.leave(pod, None)
                 pod["metadata"]["counted"] = True
             return
         pods = [pod for pod in pods if not pod["metadata"].get("counted")]
@@ -297,7 +199,7 @@ class Cluster:
         began = datetime.fromisoformat(status["startTime"]).timestamp()
         if time.time() - began > spec.get("activeDeadlineSeconds", float("inf")):
             for pod in pods:
-                self._leave(pod, None)
+                self.leave(pod, None)
             if all(pod["status"].get("phase") in ("Succeeded", "Failed") for pod in pods):
                 text = "Job was active longer than specified deadline"
                 self._finish(job, pods, "Failed", reason="DeadlineExceeded", message=text)
@@ -398,18 +300,3 @@ def disrupt(pod: Json, reason: str, message: str) -> None:
     """Says on a pod that the cluster, and not the program, ends it."""
     told = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
     pod["status"].setdefault("conditions", []).append(told)
-
-
-def merge(into: Json, change: Json) -> None:
-    """A JSON merge patch."""
-    for name, value in change.items():
-        if value is None:
-            into.pop(name, None)
-        elif isinstance(value, dict) and isinstance(into.get(name), dict):
-            merge(into[name], value)
-        else:
-            into[name] = value
-
-
-def _owners(item: Json) -> set[str]:
-    return {owner["uid"] for owner in item["metadata"].get("ownerReferences", ())}

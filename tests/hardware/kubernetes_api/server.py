@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from kubernetes_api.cluster import Cluster, Problem
+from kubernetes_api.cluster import Cluster
+from kubernetes_api.objects import Problem
 
 TOKEN = "a-token-of-the-test"
 KINDS = {"jobs": "Job", "pods": "Pod", "rayjobs": "RayJob"}
