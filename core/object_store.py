@@ -105,13 +105,20 @@ class ObjectStore:
 
     def list(self, folder: str) -> list[str]:
         """See Store."""
+        return [*self._names(folder, "file")]
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """See ListsFolders."""
+        return self._names(folder, "directory")
+
+    def _names(self, folder: str, kind: str) -> tuple[str, ...]:
         full = f"{self._root}/{folder}"
         try:
             found = self._call("read", lambda files: files.ls(full, detail=True, **self._fresh()))
         except FileNotFoundError:
-            return []
-        names = (item["name"] for item in found if item["type"] == "file")
-        return sorted(name.rsplit("/", 1)[-1] for name in names if not name.endswith(full))
+            return ()
+        names = (item["name"].rstrip("/") for item in found if item["type"] == kind)
+        return tuple(sorted(name.rsplit("/", 1)[-1] for name in names if not name.endswith(full)))
 
     def delete(self, path: str) -> None:
         """See Store."""

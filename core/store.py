@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from treadle.errors import BlobDeleted, BlobLost, StoreError, Transient
 from treadle.identity import sha256_of, sha256_of_file
@@ -78,6 +78,15 @@ class Store(Protocol):
 
         Raises FileNotFoundError when there is none.
         """
+        ...
+
+
+@runtime_checkable
+class ListsFolders(Protocol):
+    """A store that can also say which folders are in a folder: for words to people, nothing rests on it."""
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """The names of the folders directly in a folder, sorted; empty when there is no such folder."""
         ...
 
 
@@ -159,6 +168,14 @@ class LocalStore:
                 return sorted(e.name for e in entries if not e.name.startswith(_UNFINISHED) and e.is_file())
         except FileNotFoundError:
             return []
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """See ListsFolders."""
+        try:
+            with self._reading(folder), os.scandir(self.root / folder) as entries:
+                return tuple(sorted(e.name for e in entries if e.is_dir()))
+        except FileNotFoundError:
+            return ()
 
     def delete(self, path: str) -> None:
         """See Store."""

@@ -20,7 +20,7 @@ from treadle.errors import LogBroken, StoreError
 from treadle.identity import digest_of
 from treadle.records import Part
 from treadle.spec import Instant
-from treadle.store import Store
+from treadle.store import ListsFolders, Store
 
 Kind = Literal["propose", "reject", "approve", "hold", "promote", "rollout", "rollback", "retrain", "retire"]
 PRODUCTION = "production"
@@ -193,6 +193,23 @@ def champion_in(entries: Sequence[Entry], as_of: datetime | None = None) -> Entr
         if (as_of is None or entry.effective_at <= as_of) and entry.kind in ("promote", "rollback", "retire"):
             return None if entry.kind == "retire" else entry
     return None
+
+
+def tracks_with_champion(store: Store, loop: str) -> list[str] | None:
+    """The tracks of a loop on which a model serves, for words to people; None where the store can't tell.
+
+    A track whose log is broken is left out: who uses it is told.
+    """
+    if not isinstance(store, ListsFolders):
+        return None
+    found = []
+    for track in store.folders(f"logs/{loop}"):
+        try:
+            if champion_in(ReleaseLog(store, loop, track).entries()) is not None:
+                found.append(track)
+        except LogBroken:
+            continue
+    return found
 
 
 def promotion_of(entries: Sequence[Entry], candidate: str) -> Entry | None:

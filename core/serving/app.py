@@ -67,8 +67,10 @@ def build_app(
         pool.shutdown()
 
     async def ping(request: Request) -> Response:
-        status = 200 if router.serving else 503
-        return _json({"status": "serving" if router.serving else "waiting for a champion"}, status)
+        if router.serving:
+            return _json({"status": "serving", "trouble": router.trouble or None})
+        waits = {"status": "waiting for a champion", "trouble": router.trouble or None}
+        return _json(waits, 503)
 
     async def index(request: Request) -> Response:
         return _json(_described(router, capture))

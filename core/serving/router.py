@@ -164,6 +164,7 @@ class Follower:
         load: Loads and warms a desired model.
         every_s: Seconds between looks.
         say: Takes one line for each swap and each new trouble.
+        nothing: Says why nothing is desired, and what to do; asked once each time that this comes about.
     """
 
     LONGEST_S = 30.0
@@ -176,9 +177,11 @@ class Follower:
         *,
         every_s: float = 0.25,
         say: Callable[[str], None] = lambda line: None,
+        nothing: Callable[[], str] = lambda: "the release log names no champion",
     ) -> None:
         self._router, self._desired, self._load = router, desired, load
-        self._every_s, self._say = every_s, say
+        self._every_s, self._say, self._nothing = every_s, say, nothing
+        self._is_waiting = False
         self.failures = 0
         self._in_a_row = 0
         self._retry_at = 0.0
@@ -213,16 +216,28 @@ class Follower:
         serving = self._router.serving
         now = (serving[0].version, serving[0].candidate) if serving else None
         wanted = (desired.version, desired.candidate) if desired else None
-        if now == wanted:
-            self._well()
-        elif desired is None:
-            self._router.swap()
-            self._say("nothing serves: the release log names no champion")
+        if desired is None:
+            self._wait()
+        elif now == wanted:
             self._well()
         elif wanted != self._failed or time.monotonic() >= self._retry_at:
             if wanted != self._failed:
                 self._in_a_row = 0
             self._replace(desired)
+
+    def _wait(self) -> None:
+        """Nothing should serve, for now."""
+        if self._router.serving:
+            self._router.swap()
+        elif self._is_waiting:
+            return
+        self._well()
+        try:
+            why = self._nothing()
+        except Exception as error:
+            why = f"why the release log names no champion can't be found out: {error}"
+        self._is_waiting, self._router.trouble = True, why
+        self._say(f"nothing serves: {why}")
 
     def _replace(self, desired: Desired) -> None:
         try:
@@ -248,6 +263,7 @@ class Follower:
 
     def _note_failure(self, trouble: str) -> None:
         self.failures += 1
+        self._is_waiting = False
         pause = min(self._every_s * 2**self._in_a_row, self.LONGEST_S)
         self._in_a_row = min(self._in_a_row + 1, 20)
         self._retry_at = time.monotonic() + pause
@@ -256,4 +272,5 @@ class Follower:
             self._say(f"{trouble} (what served goes on serving; trying again)")
 
     def _well(self) -> None:
+        self._is_waiting = False
         self._router.trouble, self._failed, self._in_a_row, self._retry_at = "", None, 0, 0.0

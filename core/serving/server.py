@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from treadle.errors import MissingPackage, StoreError, TreadleError, UserError
@@ -17,7 +18,15 @@ from treadle.loop import Loop
 from treadle.models.compiled import find_compiled, load_compiled, not_compiled, refuse_no_device
 from treadle.models.predictor import Predictor
 from treadle.records import Candidate
-from treadle.registry.log import PRODUCTION, Entry, ReleaseLog, champion_in, predecessor_in
+from treadle.redaction import redacted
+from treadle.registry.log import (
+    PRODUCTION,
+    Entry,
+    ReleaseLog,
+    champion_in,
+    predecessor_in,
+    tracks_with_champion,
+)
 from treadle.serving.router import Desired, Follower, OnlineFeatures, Router, Variant, make_variant
 from treadle.serving.versions import compilers_that_differ, versions_that_differ
 from treadle.store import LocalStore, Store
@@ -50,6 +59,25 @@ def _desired(entry: Entry | None, before: Entry | None) -> Desired | None:
     if entry is None or entry.candidate is None:
         return None
     return Desired(entry.sequence, entry.candidate, entry.details, _desired(before, None))
+
+
+def no_champion(loop: Loop, store: Store, track: str) -> str:
+    """Why nothing serves on a track, which tracks have a champion, and how this one gets one."""
+    others = tracks_with_champion(store, loop.name)
+    where = redacted(store.uri)
+    if others:
+        known = f"those of {loop.name} with one are: {', '.join(others)}"
+    elif others is None:
+        known = f"the store is {where}"
+    else:
+        known = f"no track of {loop.name} has one in {where}"
+    near = get_close_matches(track, others or [], n=1)
+    hint = f" Did you mean --track {near[0]}?" if near else ""
+    path = loop.file.path.name if loop.file else "LOOP"
+    return (
+        f"the track {track} has no champion yet; {known}.{hint} It will serve as soon as"
+        f" `treadle run {path}{'' if track == PRODUCTION else f' --track {track}'}` has promoted one."
+    )
 
 
 def load_desired(
@@ -166,6 +194,7 @@ def make_app(
         lambda desired: load_desired(store, loop, desired, online_for, say, device),
         every_s=0.25 if isinstance(store, LocalStore) else 2.0,
         say=say,
+        nothing=lambda: no_champion(loop, store, track),
     )
     capture = Capture(store, loop.name, track, say=say) if loop.deploy.capture else None
     return build_app(router, capture, follower=follower), router

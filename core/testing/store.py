@@ -17,6 +17,7 @@ from threading import Barrier
 import pytest
 from treadle.errors import BlobDeleted, BlobLost
 from treadle.store import (
+    ListsFolders,
     Store,
     blob_is_intact,
     blob_path,
@@ -116,6 +117,10 @@ class StoreSuite:
         store.create("logs/x/00000003", b"x")
         assert store.list("logs/x") == ["00000001", "00000002", "00000003"]
         assert store.list("logs") == []
+        if isinstance(store, ListsFolders):
+            assert store.folders("logs") == ("x",)
+            assert store.folders("logs/x") == ("deeper",)
+            assert store.folders("none") == ()
 
     def test_a_deleted_file_is_gone_and_can_be_created_again(self, store: Store) -> None:
         """Deleting twice does nothing."""

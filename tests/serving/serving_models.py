@@ -79,7 +79,7 @@ def expected(predictor: Any, rows: Sequence[dict[str, Any]]) -> list[float]:
     return list(predictor.predict(predictor.schema.encode(columns)))
 
 
-def small_loop(**sections: Any) -> Loop:
+def small_loop(name: str = "flights", **sections: Any) -> Loop:
     """A loop that only its name and its deploy section matter of."""
     table = {
         "sql": "t.sql",
@@ -89,7 +89,7 @@ def small_loop(**sections: Any) -> Loop:
         "label": "late",
         "label_known_at": "known",
     }
-    return Loop(name="flights", data={"sources": {"t": "t.csv"}, "tables": {"t": table}}, **sections)
+    return Loop(name=name, data={"sources": {"t": "t.csv"}, "tables": {"t": table}}, **sections)
 
 
 def trained(seed: int = 0) -> Predictor:

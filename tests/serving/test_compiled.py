@@ -21,6 +21,7 @@ from neuron_machine import VERSIONS, NeuronMachine, neuron_machine
 from treadle import jobs
 from treadle.commit import all_records, get_record
 from treadle.errors import SpecError, UserError
+from treadle.hardware.devices import refuse_missing_devices
 from treadle.jobs.client import pool_of
 from treadle.models import load_candidate
 from treadle.models.compiled import find_compiled
@@ -58,6 +59,12 @@ def torch_wheel(released: Wheel, tmp_path: Path) -> Wheel:
 @pytest.fixture
 def machine(tmp_path: Path) -> NeuronMachine:
     return neuron_machine(tmp_path / "machine")
+
+
+@pytest.fixture(autouse=True)
+def devices_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process runs beside the devices, too; only the library that uses them is not here."""
+    monkeypatch.setitem(refuse_missing_devices.__kwdefaults__, "dev", tmp_path / "machine" / "dev")
 
 
 def with_pool(wheel: Wheel, machine: NeuronMachine, kind: str = "inferentia") -> Wheel:
@@ -252,7 +259,8 @@ def test_trees_are_refused_before_anything_starts(wheel: Wheel, machine: NeuronM
     with_pool(wheel, machine)
     said: list[str] = []
     with pytest.raises(
-        SpecError, match=r"pools.deploy: models of the flavour xgboost can't be compiled for inferentia"
+        SpecError,
+        match=r"--pool deploy=chips: models of the flavour xgboost can't be compiled for inferentia",
     ):
         wheel.run(SECOND, pools={"deploy": "chips"}, say=said.append)
     assert said == []

@@ -102,7 +102,10 @@ def test_tracks_are_served_apart(store: Store, tmp_path: Path) -> None:
     with serve_in_thread(small_loop(), store, "demo", say=quiet) as server:
         assert httpx.get(f"{server.url}/ping").status_code == 200
     with (
-        pytest.raises(TreadleError, match="names no champion"),
+        pytest.raises(
+            TreadleError,
+            match="the track production has no champion yet; those of flights with one are: demo",
+        ),
         serve_in_thread(small_loop(), store, wait_s=0.1),
     ):
         pass
@@ -152,6 +155,35 @@ def test_a_rebuild_that_differs_from_what_was_released_is_not_served(store: Stor
         serve_in_thread(small_loop(), store, wait_s=0.5, say=quiet),
     ):
         pass
+
+
+def test_a_track_without_a_champion_is_told_at_the_start_and_served_once_it_has_one(
+    store: Store, tmp_path: Path
+) -> None:
+    candidate = stored_candidate(store, trained(1), tmp_path / "1")
+    for track in ("production", "replay"):
+        promote(store, candidate, 0, track=track)
+    lines: list[str] = []
+    with serve_in_thread(small_loop(), store, "prodution", wait_s=0, say=lines.append) as server:
+        until(lambda: lines)
+        waits = httpx.get(f"{server.url}/ping")
+        assert (waits.status_code, waits.json()["status"]) == (503, "waiting for a champion")
+        trouble = waits.json()["trouble"]
+        assert httpx.get(server.url).json()["trouble"] == trouble
+        assert trouble.startswith(
+            "the track prodution has no champion yet; those of flights with one are: production, replay."
+            " Did you mean --track production?"
+        )
+        assert "`treadle run LOOP --track prodution`" in trouble
+        time.sleep(1)
+        assert lines == [f"nothing serves: {trouble}"], "said once, however often it looks"
+        promote(store, candidate, 0, track="prodution")
+        until(lambda: server.router.serving)
+        serves = httpx.get(f"{server.url}/ping")
+        assert (serves.status_code, serves.json()) == (200, {"status": "serving", "trouble": None})
+    with serve_in_thread(small_loop(name="other"), store, wait_s=0, say=lines.append) as server:
+        until(lambda: server.router.trouble)
+        assert f"no track of other has one in {store.uri}" in server.router.trouble
 
 
 def follower_of(router: Router, desired: Any, load: Any, lines: list[str]) -> Follower:
