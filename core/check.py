@@ -36,7 +36,7 @@ from treadle.checks.rule import (
 )
 from treadle.errors import Fault, HookError, SpecError
 from treadle.loop import Loop
-from treadle.loop_file import LoopFile, read_loop_file
+from treadle.loop_file import LoopFile, apply_overrides, read_loop_file, replaced_by
 from treadle.words import counted
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def check(
     log: Sequence[Entry] | None = None,
     only: Sequence[str] | None = None,
     store: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> list[Finding]:
     """Everything wrong or doubtful about a loop, by file and line; ignored findings carry the loop's reason.
 
@@ -78,9 +79,14 @@ def check(
         log: `ReleaseLog.entries()` of the track, for the rules that look at what was released.
         only: The codes of the rules to run; left out, all. Faults of the spec itself are always found.
         store: The address of the loop's store, for rules that ask who can reach it; left out, that of `TREADLE_STORE`.
+        overrides: `section.field=value` each, as `--set` takes them, for a loop given by its path.
+
+    Raises:
+        SpecError: An override that is none.
     """
     known = [each for each in rules() if only is None or each.code in only]
-    context, unread = _context(loop, others, log, store or os.environ.get("TREADLE_STORE"))
+    store = store or os.environ.get("TREADLE_STORE")
+    context, unread = _context(loop, others, log, store, overrides)
     findings = [context.finding(hit, registry[UNCHECKED]) for hit in unread]
     for fault in context.faults:
         hit = Hit(fault.field, fault.problem, fault.fix, fault.file, fault.line)
@@ -108,7 +114,7 @@ def check(
 
 def _echo(context: CheckContext, finding: Finding) -> bool:
     """Whether a finding only repeats, or follows from, a fault of the spec at the same place."""
-    return finding.file == context.place and context.broken(finding.field)
+    return finding.file in (context.place, "--set") and context.broken(finding.field)
 
 
 def _run(each: Rule, context: CheckContext) -> Iterator[Hit]:
@@ -136,6 +142,7 @@ def _context(
     others: Sequence[Any] | None,
     log: Sequence[Entry] | None,
     store: str | None,
+    overrides: Sequence[str],
 ) -> tuple[CheckContext, list[Hit]]:
     """The context for a loop or a path, and what could not be read of the other loops."""
     faults: tuple[Fault, ...] = ()
@@ -147,10 +154,17 @@ def _context(
         place, file = str(Path(loop).absolute()), None
         try:
             file = read_loop_file(Path(loop))
-            found = Loop.of_file(file)
         except SpecError as error:
             faults = error.faults
-            found = _salvage(file, faults) if file else None
+    if file is not None and found is None:
+        read = file
+        # What can't be put in at all is no fault of the loop: it is raised.
+        file = replace(read, content=apply_overrides(read, overrides), replaced=replaced_by(overrides))
+        try:
+            found = Loop.of_file(read, overrides=overrides)
+        except SpecError as error:
+            faults = error.faults
+            found = _salvage(file, faults)
     neighbours, unread = _neighbours(others, file)
     context = CheckContext(found, file, place=place, faults=faults, others=neighbours, log=log, store=store)
     return context, unread
@@ -165,7 +179,7 @@ def _salvage(file: LoopFile, faults: Sequence[Fault]) -> Loop | None:
         if not all([_drop(content, fault.field) for fault in faults]):
             return None
         try:
-            return Loop.of_file(LoopFile(file.path, content, file.lines))
+            return Loop.of_file(replace(file, content=content))
         except SpecError as error:
             faults = error.faults
     return None

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, ValidationError, ValidationInfo, model_validator
 from treadle import spec
 from treadle.errors import Fault, SpecError, UserError
-from treadle.loop_file import LoopFile, apply_overrides, faults_of, read_loop_file
+from treadle.loop_file import LoopFile, apply_overrides, faults_of, read_loop_file, replaced_by
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -37,7 +37,7 @@ class Loop(spec.Section):
     deploy: spec.Deploy = spec.Deploy()
     monitor: spec.Monitor | None = None
     retrain: spec.Retrain | None = None
-    pools: dict[str, str] = {}
+    pools: dict[str, str | dict[str, Any]] = {}
     budget: spec.Budget | None = None
     retry: spec.Retry = spec.Retry()
     tracking: spec.Tracking = spec.Tracking()
@@ -75,7 +75,7 @@ class Loop(spec.Section):
     def of_file(cls, file: LoopFile, *, overrides: Sequence[str] = ()) -> Self:
         """The loop that a parsed file describes. See `load`."""
         content = apply_overrides(file, overrides)
-        file = replace(file, replaced=tuple(override.partition("=")[0].strip() for override in overrides))
+        file = replace(file, replaced=(*file.replaced, *replaced_by(overrides)))
         loop = cls.model_validate(content, context={"file": file})
         loop._file, loop._folder, loop._overrides = file, file.path.parent, tuple(overrides)
         return loop
@@ -136,6 +136,20 @@ class Loop(spec.Section):
         if self._file is None:
             return Fault(f"loop {self.name!r}", 0, field, problem, fix)
         return Fault(*self._file.place_of(field), field, problem, fix)
+
+    @property
+    def pool_names(self) -> dict[str, str]:
+        """The name of each stage's pool; one that is described here has its stage's name, unless it says another."""
+        return {
+            stage: pool if isinstance(pool, str) else str(pool.get("name", stage))
+            for stage, pool in self.pools.items()
+        }
+
+    def pool_fault(self, stage: str, pool: str, problem: str, fix: str = "") -> Fault:
+        """A fault of a stage's pool: at the loop's line, or at `--pool` where that named another than the loop does."""
+        if self.pool_names.get(stage) == pool:
+            return self.fault(f"pools.{stage}", problem, fix)
+        return Fault(f"--pool {stage}={pool}", 0, "", problem, fix)
 
     def expand(self, text: str, field: str) -> str:
         """`text` with each `${VAR}` or `${VAR:-default}` replaced from the environment.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -158,42 +158,136 @@ def apply_overrides(file: LoopFile, overrides: Sequence[str]) -> dict[str, Any]:
     return content
 
 
+def replaced_by(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The fields that overrides name."""
+    return tuple(override.partition("=")[0].strip() for override in overrides)
+
+
 def faults_of(error: ValidationError, model: type[BaseModel], file: LoopFile | None) -> list[Fault]:
     """Pydantic's complaints as faults with file, line, field and what would be right."""
-    faults = []
+    faults: list[Fault] = []
     for item in error.errors(include_url=False):
-        location = [part for part in item["loc"] if not (isinstance(part, str) and _is_union_branch(part))]
+        location = [part for part in item["loc"] if not (isinstance(part, str) and _is_no_key(part))]
         dotted = ".".join(str(part) for part in location)
-        known = _fields_at(model, location[:-1]) if item["type"] == "extra_forbidden" else []
-        problem, fix = _words(item, known)
+        problem, fix = _words(item, model, location)
         where, line = file.place_of(dotted) if file else ("the loop", 0)
         fault = Fault(where, line, dotted, problem, fix)
-        if fault not in faults:
+        if faults and item["type"] == "literal_error" and faults[-1].field == dotted:
+            # A length or a word: the value was tried as both.
+            words = ", ".join(_expected(item))
+            faults[-1] = replace(faults[-1], problem=f"{faults[-1].problem.rstrip('.')}, or {words}.")
+        elif fault not in faults:
             faults.append(fault)
     return faults
 
 
-def _is_union_branch(part: str) -> bool:
-    return part in {"timedelta", "datetime", "str"} or part.startswith(
+def _is_no_key(part: str) -> bool:
+    """Whether a part of pydantic's location names a branch of a union, or a key itself, and nothing in the file."""
+    return part in {"timedelta", "datetime", "str", "[key]"} or part.startswith(
         ("literal[", "function-", "tagged-union", "lax-or")
     )
 
 
-def _words(item: Any, known: Sequence[str]) -> tuple[str, str]:
-    if item["type"] == "extra_forbidden":
-        wrong = str(item["loc"][-1])
-        near = get_close_matches(wrong, known, n=1)
+def _words(item: Any, model: type[BaseModel], location: Sequence[Any]) -> tuple[str, str]:
+    """What is wrong with a value, and what to write instead."""
+    kind, value, limits = item["type"], item["input"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        near = get_close_matches(str(item["loc"][-1]), known, n=1)
         return (
             "there is no such key here.",
             f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}.",
         )
-    if item["type"] == "missing":
+    if kind == "missing":
         return "this key is required.", "Write it."
-    if item["type"] in {"model_type", "dict_type"}:
-        return "this is a section.", "Write its keys below it, indented, or leave it out."
-    if item["type"] == "value_error":
+    if kind == "value_error":
         return item["msg"].removeprefix("Value error, ").rstrip(".") + ".", ""
-    return "this value does not fit.", item["msg"].rstrip(".") + "."
+    if kind == "too_short":
+        return "nothing is in it.", "Write at least one."
+    if value is None:
+        return "no value stands here.", "Write one, or take the key out: then its default counts."
+    if kind in _SECTIONS:
+        known = [] if kind == "dict_type" else _fields_at(model, location)
+        which = f" ({', '.join(known)})" if 0 < len(known) <= _NAMED else ""
+        fix = f"Write its keys{which} below it, indented, or leave it out."
+        return f"this is a section, not {_shown(value)}.", fix
+    if kind in _LIMITS:
+        is_not, write = _LIMITS[kind]
+        limit = f"{next(iter(limits.values())):g}"
+        return f"{_shown(value)} {is_not} {limit}.", f"{write.format(limit)}."
+    if kind == "literal_error":
+        return _none_of(value, _expected(item))
+    return _mistyped(kind, value) or ("this value does not fit.", item["msg"].rstrip(".") + ".")
+
+
+# A longer list of keys hides what is wrong.
+_NAMED = 8
+_SECTIONS = ("model_type", "model_attributes_type", "dict_type")
+_LIMITS = {
+    "greater_than": ("is not above", "Write a number above {}"),
+    "greater_than_equal": ("is below", "Write {} or more"),
+    "less_than": ("is not below", "Write a number below {}"),
+    "less_than_equal": ("is above", "Write {} or less"),
+}
+
+
+def _expected(item: Any) -> list[str]:
+    """The words that a field allows."""
+    return [word.strip("'") for word in item["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+
+
+def _none_of(value: Any, words: Sequence[str]) -> tuple[str, str]:
+    near = get_close_matches(str(value), words, n=1)
+    fix = f"Did you mean {near[0]!r}?" if near else "Write one of them."
+    return f"{_shown(value)} is not one of: {', '.join(words)}.", fix
+
+
+def _mistyped(kind: str, value: Any) -> tuple[str, str] | None:
+    """Words for a value of another type than its field's; None for what no loop file gives rise to."""
+    wanted = kind.partition("_")[0]
+    if wanted == "string" and kind != "string_pattern_mismatch":
+        # Not shown: what was meant as a text may be a password of digits.
+        fix = "Write one text." if isinstance(value, (list, dict)) else "Put it in quotes."
+        return f"this is {_kind_of(value)}, where a text is asked for.", fix
+    if wanted == "int":
+        return f"{_shown(value)} is no whole number.", "Write one, such as 20."
+    if wanted in ("float", "finite"):
+        return f"{_shown(value)} is no number.", "Write one, such as 0.05."
+    if wanted == "bool":
+        return f"{_shown(value)} is neither true nor false.", "Write true or false."
+    if wanted in ("tuple", "list"):
+        one = isinstance(value, str) and len(value) <= _SHOWN
+        return (
+            f"this is {_kind_of(value)}, not a list.",
+            f"Write {f'[{value}]' if one else '[ONE, ANOTHER]'}.",
+        )
+    return None
+
+
+_SHOWN = 40
+
+
+def _shown(value: Any) -> str:
+    """A value as its author wrote it, where it is short."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, int, float)) and len(str(value)) <= _SHOWN:
+        return repr(value)
+    return _kind_of(value)
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a yes or no"
+    kinds = {
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        tuple: "a list",
+        dict: "a section",
+    }
+    return kinds.get(type(value), "a value of another kind")
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:

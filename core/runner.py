@@ -14,6 +14,9 @@ from pathlib import Path
 
 from treadle.commit import find_record, get_record
 from treadle.errors import UserError
+from treadle.hardware.backends import get_backend
+from treadle.hardware.devices import refuse_missing_devices
+from treadle.hardware.reach import refuse_store_out_of_reach
 from treadle.identity import digest_of
 from treadle.loop import Loop
 from treadle.making import make
@@ -32,6 +35,7 @@ from treadle.records import (
 from treadle.registry.log import PRODUCTION, is_verdict, pending_in
 from treadle.session import Run, Session, open_session
 from treadle.stages import STAGES
+from treadle.stages.train import accepted_flavour
 from treadle.steps import (
     candidate_at,
     candidate_of,
@@ -109,7 +113,12 @@ def run_session(
     wanted = STAGES[STAGES.index(start) : STAGES.index(to) + 1]
     for stage, pool in walk.pools.items():
         if stage in wanted:
-            refuse_device(session.loop, pool.kind, stage)  # better said now than after the stages before it
+            # Better said now than after the stages before it.
+            refuse_device(session.loop, pool.kind, stage, pool=pool.name)
+            refuse_missing_devices(pool)
+            refuse_store_out_of_reach(get_backend(pool.backend), pool, session.store.uri)
+    if "train" in wanted and ":" not in session.loop.train.flavour:
+        accepted_flavour(session.loop)  # likewise; a flavour of the loop's own is imported where it trains
     if any(stage in wanted and stage not in walk.pools for stage in ("release", "deploy")):
         from treadle.registry.mlflow import tracking_uri
 

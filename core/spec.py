@@ -7,18 +7,38 @@ A new field needs a default: ids hash a section without its defaults, so old ids
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 from treadle.clock import format_duration, format_instant, parse_duration, parse_instant
 
 
 def _duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
+    if isinstance(value, str):
+        return parse_duration(value)
     # A bare number would silently count as seconds.
-    return parse_duration(value if isinstance(value, str) else repr(value))
+    told = f"{value} has no unit" if type(value) in (int, float) else "a length of time is asked for"
+    raise ValueError(f"{told}: write a whole number and w, d, h, m or s, such as 14d")
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", value):
+        raise ValueError(
+            f"{value[:63]!r} can't be a name: write a letter, then up to 62 letters, digits and _"
+        )
+    return value
 
 
 Duration = Annotated[
@@ -31,7 +51,7 @@ Instant = Annotated[
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
+Name = Annotated[str, AfterValidator(_name)]
 Task = Literal["binary", "multiclass", "regression"]
 
 
@@ -58,7 +78,11 @@ class Source(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        return {"uri": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"uri": value}
+        if isinstance(value, (dict, Source)):
+            return value
+        raise ValueError("write where it is: a path, or an address such as s3://BUCKET/FILE")
 
 
 class Table(Section):
@@ -162,7 +186,11 @@ class Dimension(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, value: Any) -> Any:
-        return {"choices": value} if isinstance(value, (list, tuple)) else value
+        if isinstance(value, (list, tuple)):
+            return {"choices": value}
+        if isinstance(value, (dict, Dimension)):
+            return value
+        raise ValueError("write what is tried: a list such as [2, 4, 8], or {low: 2, high: 8}")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Dimension:

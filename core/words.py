@@ -1,7 +1,8 @@
-"""How treadle says counts, lengths of time and shares, so that one is never `1 errors`."""
+"""How treadle says counts, sums of money, lengths of time and shares, so that one is never `1 errors`."""
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 
 _UNITS = (
@@ -12,13 +13,44 @@ _UNITS = (
 )
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
+def counted(count: float, noun: str, plural: str = "") -> str:
     """A number with its noun.
 
-    >>> counted(1, "error"), counted(4983, "answer"), counted(2, "entry", "entries")
-    ('1 error', '4,983 answers', '2 entries')
+    >>> counted(1, "error"), counted(4983, "answer"), counted(2, "entry", "entries"), counted(1.0, "core")
+    ('1 error', '4,983 answers', '2 entries', '1 core')
     """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+    told = f"{count:,}" if isinstance(count, int) else f"{count:,g}"
+    return f"{told} {noun if count == 1 else plural or noun + 's'}"
+
+
+def money(usd: float) -> str:
+    """A sum in US dollars: to the cent, and below a cent with three digits that count, so that only 0 looks like 0.
+
+    >>> money(1234.5), money(0.8048), money(0.00012345), money(0)
+    ('1,234.50', '0.80', '0.000123', '0.00')
+    """
+    if not usd or abs(usd) >= 0.01:
+        return f"{usd:,.2f}"
+    told = f"{usd:.{2 - math.floor(math.log10(abs(usd)))}f}"
+    return told.rstrip("0")
+
+
+def rate(usd: float) -> str:
+    """A price, with every digit that it was given with up to the ninth after the point.
+
+    >>> rate(0.8048), rate(63.296), rate(2), rate(0.00001), rate(1_000_000)
+    ('0.8048', '63.296', '2', '0.00001', '1,000,000')
+    """
+    return f"{usd:,.9f}".rstrip("0").rstrip(".")
+
+
+def sentence(words: str) -> str:
+    """Words with a full stop, unless they end a sentence already.
+
+    >>> sentence("it is empty"), sentence("did you mean 'cpu'?")
+    ('it is empty.', "did you mean 'cpu'?")
+    """
+    return words if words.endswith((".", "?", "!")) else f"{words}."
 
 
 def lasting(length: timedelta) -> str:
@@ -35,6 +67,15 @@ def lasting(length: timedelta) -> str:
             text = text.removesuffix(".0")
             return f"{text} {noun if text == '1' else noun + 's'}"
     return counted(round(length.total_seconds()), "second")
+
+
+def portion(share: float) -> str:
+    """A share in whole percent; what is more than nothing is never 0%.
+
+    >>> portion(0.2), portion(0.001), portion(0)
+    ('20%', 'less than 1%', '0%')
+    """
+    return "less than 1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def percents(share: float, limit: float) -> tuple[str, str]:

@@ -20,7 +20,7 @@ _AT_START = """\
 from pathlib import Path
 from treadle.hardware import devices
 
-for look in (devices.devices_seen, devices.missing_devices):
+for look in (devices.devices_seen, devices.missing_devices, devices.refuse_missing_devices):
     look.__kwdefaults__["dev"] = Path({dev!r})
 """
 

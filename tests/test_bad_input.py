@@ -30,7 +30,7 @@ from wheel import FIRST, SECOND, Wheel, lenient
 
 SPEC = {
     "unknown key": ("monitor:", "monitr:", r"orders\.yaml:24: monitr: there is no such key.*'monitor'"),
-    "wrong type": ("rounds: 30", "rounds: [3]", r"orders\.yaml:18: train\.rounds: .*integer"),
+    "wrong type": ("rounds: 30", "rounds: [3]", r"orders\.yaml:18: train\.rounds: .*whole number"),
     "bare number for a duration": ("holdout: 14d", "holdout: 14", r"orders\.yaml:12: data\.holdout: .*14d"),
     "missing SQL file": (
         "sql: load.sql",

@@ -11,6 +11,7 @@ from treadle.errors import SpecError, UserError
 from treadle.hardware import catalogue
 from treadle.hardware.catalogue import COLUMNS, price_of, why_unpriced
 from treadle.hardware.pools import Pool
+from treadle.hardware.sagemaker.machines import MACHINES
 
 
 def pool(**fields: object) -> Pool:
@@ -124,3 +125,12 @@ def test_a_catalogue_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("TREADLE_CATALOGUE", str(tmp_path / "gone.csv"))
     with pytest.raises(UserError, match="which is no file"):
         price_of(pool(instance_type="g6.xlarge"))
+
+
+def test_every_machine_that_sagemaker_takes_by_itself_is_a_row() -> None:
+    known = {row.instance_type: row for row in catalogue.catalogue().values()}
+    for machine in MACHINES:
+        row = known[machine.name.removeprefix("ml.")]
+        assert (row.vcpu, row.memory_gib) == (machine.cpu, machine.memory_gib), machine.name
+        assert (row.accelerator, row.count) == (machine.accelerator, machine.count), machine.name
+        assert machine.accelerator or row.usd_per_hour, machine.name

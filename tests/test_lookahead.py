@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from check_cases import changed, with_views, write_good, write_loop
+from good_loop import changed, with_views, write_good, write_loop
 from treadle.check import Finding, check
 
 HEAD = "select order_id, placed_at, region, amount, late, delivered_at"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from check_cases import GOOD, changed
+from good_loop import GOOD, changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from treadle.errors import Fault, SpecError
 from treadle.loop import Loop
-from treadle.loop_file import LoopFile, apply_overrides, read_loop_file
+from treadle.loop_file import LoopFile, _model_in, apply_overrides, read_loop_file
 
 
 def write(folder: Path, content: dict[str, Any] | str) -> Path:
@@ -35,22 +38,23 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"gates": {}}, "gates", "gates:", "Did you mean 'gate'?"),
     ({"zzz": 1}, "zzz", "zzz:", "Known are: approval, budget, data"),
     ({f"{TABLE}.entiy": "x"}, f"{TABLE}.entiy", "entiy:", "Did you mean 'entity'?"),
-    ({"train.rounds": "many"}, "train.rounds", "rounds:", "valid integer"),
-    ({"train.rounds": 0}, "train.rounds", "rounds:", "greater than or equal to 1"),
-    ({"train.task": "clustering"}, "train.task", "task:", "'binary', 'multiclass' or 'regression'"),
-    ({"train": 3}, "train", "train:", "Write its keys below it"),
-    ({"gate.alpha": 0.7}, "gate.alpha", "alpha:", "less than 0.5"),
-    ({"gate.margin": -1}, "gate.margin", "margin:", "greater than or equal to 0"),
-    ({"gate.slices": "region"}, "gate.slices", "slices:", "valid tuple"),
+    ({"train.rounds": "many"}, "train.rounds", "rounds:", "'many' is no whole number"),
+    ({"train.rounds": 0}, "train.rounds", "rounds:", "0 is below 1. Write 1 or more."),
+    ({"train.task": "clustering"}, "train.task", "task:", "one of: binary, multiclass, regression"),
+    ({"train": 3}, "train", "train:", "a section, not 3. Write its keys below it"),
+    ({"gate.alpha": 0.7}, "gate.alpha", "alpha:", "0.7 is not below 0.5"),
+    ({"gate.margin": -1}, "gate.margin", "margin:", "Write 0 or more"),
+    ({"gate.slices": "region"}, "gate.slices", "slices:", "not a list. Write [region]."),
     ({"data.holdout": "two weeks"}, "data.holdout", "holdout:", "such as 14d"),
-    ({"data.holdout": 14}, "data.holdout", "holdout:", "such as 14d"),
+    ({"data.holdout": 14}, "data.holdout", "holdout:", "14 has no unit: write a whole number"),
     ({"data.holdout": "99999999999w"}, "data.holdout", "holdout:", "longer than any time"),
     ({"history.from": []}, "history.from", "from:", "2013-04-01"),
-    ({"data.window": "some"}, "data.window", "window:", "'all'"),
+    ({"data.window": "some"}, "data.window", "window:", "'some' is not a duration: write a whole number"),
+    ({"data.window": "some"}, "data.window", "window:", "such as 14d, or all."),
     ({"history.from": "yesterday"}, "history.from", "from:", "2013-04-01"),
-    ({"name": "no spaces"}, "name", "name:", "pattern"),
+    ({"name": "no spaces"}, "name", "name:", "'no spaces' can't be a name: write a letter"),
     ({"name": None}, "name", "", "this key is required. Write it."),
-    ({"data.sources": {}}, "data.sources", "sources:", "at least 1"),
+    ({"data.sources": {}}, "data.sources", "sources:", "Write at least one"),
     ({"data.sources.orders": {"url": "x"}}, "data.sources.orders.url", "url:", "Did you mean 'uri'?"),
     ({f"{TABLE}.python": "a:b"}, TABLE, "orders:", "either sql or python"),
     ({f"{TABLE}.event_time": None}, TABLE, "orders:", "needs event_time and label_known_at"),
@@ -61,9 +65,15 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
         "known_at",
     ),
     ({f"{TABLE}.label": None}, "data", "data:", "exactly one table has a label"),
-    ({"retrain.on": ["rain"]}, "retrain.on.0", "- rain", "'drift'"),
-    ({"ignore": {"TR101": 3}}, "ignore.TR101", "TR101:", "valid string"),
-    ({"approval": "maybe"}, "approval", "approval:", "'auto' or 'manual'"),
+    ({"retrain.on": ["rain"]}, "retrain.on.0", "- rain", "one of: drift, decay, new_labels"),
+    ({"ignore": {"TR101": 3}}, "ignore.TR101", "TR101:", "Put it in quotes"),
+    ({"approval": True}, "approval", "approval:", "true is not one of: auto, manual"),
+    ({"deploy.capture": "perhaps"}, "deploy.capture", "capture:", "neither true nor false"),
+    ({"gate.guard": {"roc_auc": "low"}}, "gate.guard.roc_auc", "roc_auc:", "'low' is no number"),
+    ({"monitor": "7d"}, "monitor", "monitor:", "not '7d'. Write its keys (drift, every, quality) below it"),
+    ({"data.sources.orders": 3}, "data.sources.orders", "orders:", "write where it is: a path"),
+    ({"data.tables.a-b": {"sql": "a"}}, "data.tables.a-b", "a-b:", "'a-b' can't be a name"),
+    ({"approval": "maybe"}, "approval", "approval:", "one of: auto, manual"),
 ]
 
 
@@ -78,6 +88,41 @@ def test_a_bad_field_is_named_with_file_line_and_remedy(
     assert path.read_text().splitlines()[fault.line - 1].strip().startswith(line)
     assert says in f"{fault.problem} {fault.fix}"
     assert f"{path}:{fault.line}: {field}:" in str(fault)
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every field of a section and of those below it, dotted."""
+    for name, info in model.model_fields.items():
+        dotted = f"{prefix}{info.alias or name}"
+        yield dotted
+        below = _model_in(info.annotation)
+        if below is not None:
+            yield from _fields(below, f"{dotted}.x." if "dict" in str(info.annotation) else f"{dotted}.")
+
+
+@pytest.mark.parametrize("value", ["?", 3.5, -1, True, [1], [{}], {"a b": []}, None], ids=repr)
+def test_whatever_stands_in_a_field_is_told_in_words_of_the_loop_file(value: Any) -> None:
+    told = 0
+    for field in _fields(Loop):
+        try:
+            Loop.model_validate(changed({field: value}) if value is not None else _emptied(field))
+        except SpecError as error:
+            told += 1
+            for fault in error.faults:
+                assert not re.search("Input should|does not fit|instance of|validation", str(fault)), fault
+                assert fault.problem.endswith((".", "?")), fault
+    assert told > 10
+
+
+def _emptied(field: str) -> dict[str, Any]:
+    """The good loop with a field that has a key and no value."""
+    content = changed({field: 0})
+    *path, last = field.split(".")
+    place = content
+    for step in path:
+        place = place[step]
+    place[last] = None
+    return content
 
 
 NOT_YAML: list[tuple[str, int, str]] = [

@@ -39,7 +39,7 @@ def trial(pool: str, seconds: float, usd: float | None = None, gain: float | Non
         ([trial("one", 60, 0.0100), trial("two", 50, 0.0101)], "one and two cost about the same"),
         (
             [trial("owned", 60, 0.0), trial("rented", 20, 0.5)],
-            "Take owned: rented, the next, costs 2.5 USD, and it nothing",
+            "Take owned: rented, the next, costs 2.50 USD, and it nothing",
         ),
         (
             [trial("slow", 60), trial("fast", 20, 0.05)],

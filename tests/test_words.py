@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from treadle import spec
 from treadle.gate.words import number_apart, signed_apart
-from treadle.words import apart, counted, lasting, percents
+from treadle.models.xgboost.params import problems
+from treadle.words import apart, counted, lasting, money, percents, portion, rate
 
 
 @pytest.mark.parametrize(
@@ -14,6 +16,37 @@ from treadle.words import apart, counted, lasting, percents
 )
 def test_one_is_one(count: int, words: str) -> None:
     assert counted(count, "answer") == words
+
+
+def test_half_a_core_is_none_and_one_is_one() -> None:
+    assert [counted(cores, "core") for cores in (0.5, 1.0, 2.0)] == ["0.5 cores", "1 core", "2 cores"]
+
+
+@pytest.mark.parametrize(
+    ("usd", "words"),
+    [
+        (0, "0.00"), (0.0, "0.00"), (0.8048, "0.80"), (0.01, "0.01"), (0.0099996, "0.01"), (0.004, "0.004"),
+        (0.00012345, "0.000123"), (2e-9, "0.000000002"), (1234.5, "1,234.50"), (1e7, "10,000,000.00"),
+    ],
+)  # fmt: skip
+def test_only_nothing_looks_like_nothing(usd: float, words: str) -> None:
+    assert money(usd) == words
+
+
+@pytest.mark.parametrize(
+    ("usd", "words"), [(0, "0"), (2.0, "2"), (0.8048, "0.8048"), (0.00001, "0.00001"), (2e6, "2,000,000")]
+)
+def test_a_price_keeps_its_digits(usd: float, words: str) -> None:
+    assert rate(usd) == words
+
+
+def test_a_small_share_is_not_none() -> None:
+    assert [portion(share) for share in (0.0, 0.0001, 0.2, 1.07)] == ["0%", "less than 1%", "20%", "107%"]
+
+
+def test_a_question_ends_with_its_mark() -> None:
+    told = problems(spec.Train(params={"max_dpeth": 3}))
+    assert told == ["params.max_dpeth: xgboost has no such parameter; did you mean 'max_depth'?"]
 
 
 @pytest.mark.parametrize(

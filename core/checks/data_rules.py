@@ -7,8 +7,10 @@ from datetime import timedelta
 
 from treadle.checks.probe import Columns, Problem
 from treadle.checks.rule import CheckContext, Hit, rule
+from treadle.clock import format_duration
 from treadle.errors import MissingPackage
 from treadle.spec import Table
+from treadle.words import lasting
 
 RESERVED = ("row_id",)
 TIME = "TIMESTAMP WITH TIME ZONE"
@@ -141,7 +143,7 @@ def reserved_name(context: CheckContext) -> Iterator[Hit]:
     severity="error",
     title="A stretch of time contradicts another",
     fix="Correct one of the two.",
-    sections=("history", "data"),
+    sections=("history", "data", "train"),
 )
 def impossible_times(context: CheckContext) -> Iterator[Hit]:
     """History that ends before it begins, or is too short for holdout and window."""
@@ -159,6 +161,24 @@ def impossible_times(context: CheckContext) -> Iterator[Hit]:
             f"holdout and label_delay take all {span.days} days of history.",
             "Shorten the holdout.",
         )
+    else:
+        yield from _long_tails(context, span - data.holdout - data.label_delay)
+
+
+def _long_tails(context: CheckContext, left: timedelta) -> Iterator[Hit]:
+    """Where early stopping or a search takes all that the holdout leaves of history."""
+    train = context.loop.train
+    for name, section in (("early_stopping", train.early_stopping), ("tune", train.tune)):
+        newest = section.newest if section else None
+        if newest is not None and newest >= left:
+            words = f"it takes the newest {format_duration(newest)}, and holdout and label_delay leave"
+            fix = f"Make it much shorter than {lasting(left)}, such as {format_duration(_fifth(left))}."
+            yield context.hit(f"train.{name}.newest", f"{words} {lasting(left)} of history.", fix)
+
+
+def _fifth(length: timedelta) -> timedelta:
+    unit = timedelta(days=1) if length >= timedelta(days=5) else timedelta(hours=1)
+    return max(length / 5 // unit, 1) * unit
 
 
 @rule(

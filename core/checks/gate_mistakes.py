@@ -226,18 +226,21 @@ def short_window(context: CheckContext) -> Iterator[Hit]:
 @rule(
     "TR114",
     severity="warning",
-    title="Early stopping keeps a large part of the window from training",
-    fix="Set train.early_stopping.newest to at most a quarter of data.window.",
+    title="Early stopping or a search keeps a large part of the window from training",
+    fix="Set it to at most a quarter of data.window.",
     sections=("data", "train"),
 )
 def long_tail(context: CheckContext) -> Iterator[Hit]:
     """The newest rows, which matter most, are never fitted."""
-    window, stopping = context.loop.data.window, context.loop.train.early_stopping
-    if stopping and window != "all" and stopping.newest > window / 4:
-        yield context.hit(
-            "train.early_stopping.newest",
-            f"the newest {format_duration(stopping.newest)} of {format_duration(window)} are not fitted.",
-        )
+    train, window = context.loop.train, context.loop.data.window
+    for name, section, purpose in (
+        ("early_stopping", train.early_stopping, "not fitted"),
+        ("tune", train.tune, "not fitted by the trials"),
+    ):
+        newest = section.newest if section else None
+        if newest is not None and window != "all" and newest > window / 4:
+            words = f"the newest {format_duration(newest)} of {format_duration(window)} are {purpose}."
+            yield context.hit(f"train.{name}.newest", words)
 
 
 @rule(

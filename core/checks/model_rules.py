@@ -8,7 +8,6 @@ from importlib.util import find_spec
 
 from treadle.checks.rule import CheckContext, Hit, rule
 from treadle.errors import HookError, SpecError, UserError
-from treadle.stages import STAGES
 
 
 @rule(
@@ -88,38 +87,6 @@ def mistyped_label(context: CheckContext) -> Iterator[Hit]:
     type_ = columns.get(label) if isinstance(columns, dict) else None
     if type_ is not None and task in _LABELS and type_ not in _LABELS[task]:
         yield context.hit(f"data.tables.{name}.label", f"{label!r} is {type_}; the task is {task}.")
-
-
-@rule(
-    "TR054",
-    severity="error",
-    title="A pool for no stage, or one that is not configured",
-    fix="Name a stage, and a pool of pools.yaml; a stage without a pool runs in the calling process.",
-)
-def unknown_pool(context: CheckContext) -> Iterator[Hit]:
-    """Pools stand in pools.yaml beside the loop, or in a folder above it."""
-    for stage, name in context.loop.pools.items():
-        if stage not in STAGES:
-            fix = f"The stages are: {', '.join(STAGES)}."
-            yield context.hit(f"pools.{stage}", f"there is no stage {stage!r}.", fix)
-        else:
-            yield from _pool_faults(context, stage, name)
-
-
-def _pool_faults(context: CheckContext, stage: str, name: str) -> Iterator[Hit]:
-    """Also what is wrong with the file of pools itself, by its own lines."""
-    from treadle.hardware.pools import IN_PROCESS, known_pools, unknown_pool
-
-    folder = context.loop.folder
-    try:
-        if name != IN_PROCESS and name not in known_pools(folder):
-            yield context.hit(f"pools.{stage}", *unknown_pool(name, folder))
-    except SpecError as error:
-        for fault in error.faults:
-            words = f"{fault.field}: {fault.problem}" if fault.field else fault.problem
-            yield context.hit(f"pools.{stage}", words, fault.fix, file=fault.file, line=fault.line)
-    except UserError as error:
-        yield context.hit(f"pools.{stage}", str(error))
 
 
 @rule(

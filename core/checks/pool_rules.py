@@ -1,8 +1,9 @@
-"""Rules on the pools of a loop that look beyond its own files."""
+"""Rules on the pools of a loop: that they are there, that a policy allows them, that they can do what is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from treadle.checks.rule import CheckContext, Hit, rule
@@ -11,6 +12,58 @@ from treadle.stages import STAGES
 
 if TYPE_CHECKING:
     from treadle.hardware.pools import Pool
+    from treadle.loop import Loop
+
+
+@rule(
+    "TR054",
+    severity="error",
+    title="A pool for no stage, a pool that is not configured, or a mistake in pools.yaml",
+    fix="Name a stage, and a pool of pools.yaml; a stage without a pool runs in the calling process.",
+)
+def unknown_pool(context: CheckContext) -> Iterator[Hit]:
+    """Pools stand in the loop, in pools.yaml beside it, or in a folder above it; a pool's mistakes have its lines."""
+    from treadle.hardware.pools import IN_PROCESS, known_pools
+
+    loop = context.loop
+    try:
+        known_pools(loop)
+    except SpecError as error:
+        yield from (Hit(f.field, f.problem, f.fix, f.file, f.line) for f in error.faults)
+    except UserError as error:
+        yield context.hit("pools", str(error))
+    names = _names(loop)
+    for stage, name in loop.pool_names.items():
+        if stage not in STAGES:
+            near = get_close_matches(stage, STAGES, n=1)
+            fix = f"Did you mean {near[0]!r}?" if near else f"The stages are: {', '.join(STAGES)}."
+            yield context.hit(f"pools.{stage}", f"there is no stage {stage!r}.", fix)
+        elif names is not None and name not in (*names, IN_PROCESS):
+            yield context.hit(f"pools.{stage}", *_unknown(name, names, loop))
+
+
+def _names(loop: Loop) -> list[str] | None:
+    """What a loop may name, also where something is wrong with a pool of that name; None where nobody can tell."""
+    from treadle.hardware.pools import find_pools_file
+    from treadle.loop_file import read_loop_file
+
+    try:
+        path = find_pools_file(loop.folder)
+        own = [loop.pool_names[stage] for stage, pool in loop.pools.items() if not isinstance(pool, str)]
+        return ["local", *(map(str, read_loop_file(path).content) if path else ()), *own]
+    except UserError:
+        return None
+
+
+def _unknown(name: str, names: list[str], loop: Loop) -> tuple[str, str]:
+    from treadle.hardware import pools
+
+    try:
+        return pools.unknown_pool(name, loop)
+    except UserError:  # what else is wrong with the file is told at its own lines
+        near = get_close_matches(name, names, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Describe it in {pools.FILE}, or name another."
+        return f"there is no pool {name!r}; known are: {', '.join(sorted(names))}.", hint
 
 
 @rule(
@@ -27,13 +80,13 @@ def forbidden_pool(context: CheckContext) -> Iterator[Hit]:
 
     loop = context.loop
     try:
-        known = known_pools(loop.folder)
+        known = known_pools(loop)
     except UserError:
         return
     try:
         policies = find_policies(loop.folder)
         named = {
-            stage: known[name] for stage, name in loop.pools.items() if stage in STAGES and name in known
+            stage: known[name] for stage, name in loop.pool_names.items() if stage in STAGES and name in known
         }
         faults = {
             stage: violations(loop, stage, PRODUCTION, pool) for stage, pool in named.items() if policies
@@ -62,25 +115,41 @@ def forbidden_pool(context: CheckContext) -> Iterator[Hit]:
     fix="Correct the pool in pools.yaml, or name another for the stage.",
 )
 def unfit_pool(context: CheckContext) -> Iterator[Hit]:
-    """A pool on this machine is asked when a job is submitted: what it can do depends on where that is."""
+    """A pool on this machine is asked when a run begins: what it has depends on which machine that is."""
     from treadle.hardware.backends import BACKENDS
     from treadle.hardware.pools import known_pools
-    from treadle.models.devices import stage_problem
+    from treadle.models.devices import stage_fix, stage_problem
 
     loop = context.loop
     try:
-        known = known_pools(loop.folder)
+        known = known_pools(loop)
     except UserError:
         return
-    for stage, name in loop.pools.items():
+    for stage, name in loop.pool_names.items():
         pool = known.get(name)
         if pool is None or stage not in STAGES:
             continue
         problem = stage_problem(stage, loop.train.flavour, pool.kind)
         if problem:
-            yield context.hit(f"pools.{stage}", problem)
-        elif pool.backend in BACKENDS and pool.backend != "local":
+            kinds = {each.name: each.kind for each in known.values()}
+            fix = stage_fix(stage, loop.train.flavour, pool.kind, kinds)
+            yield context.hit(f"pools.{stage}", problem, fix)
+        elif pool.backend == "local":
+            yield from _by_this_machine(context, stage, pool)
+        elif pool.backend in BACKENDS:
             yield from _by_backend(context, stage, pool)
+
+
+def _by_this_machine(context: CheckContext, stage: str, pool: Pool) -> Iterator[Hit]:
+    """What a run from here would be refused for. Who checks may sit elsewhere than who runs, so it is no error."""
+    from treadle.hardware.devices import refuse_missing_devices
+
+    try:
+        refuse_missing_devices(pool)
+    except SpecError as error:
+        (fault,) = error.faults
+        why = f"{fault.problem} A run that begins on this machine is refused; one that begins where they are is not."
+        yield context.unchecked(f"pools.{stage}", why, fault.fix)
 
 
 def _by_backend(context: CheckContext, stage: str, pool: Pool) -> Iterator[Hit]:

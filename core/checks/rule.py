@@ -250,7 +250,7 @@ class CheckContext:
 
     def finding(self, hit: Hit, by: Rule) -> Finding:
         """A hit with all that it left out."""
-        file, line = self.place, self.file.line_of(hit.field) if self.file else 0
+        file, line = self.file.place_of(hit.field) if self.file else (self.place, 0)
         if hit.file:
             file, line = hit.file, hit.line
         by = registry[hit.code] if hit.code else by

@@ -74,10 +74,13 @@ def init(
 
 
 @command("check")
-def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> int:
+def check(
+    path: LoopFile, overrides: Overrides = None, store: StoreUri = None, as_json: AsJson = False
+) -> int:
     """Find the faults and the usual mistakes of a loop.
 
-    With file and line, before anything runs. Ends with 1 where there is an error.
+    With file and line, before anything runs. Ends with 1 where there is an error. With --set as
+    a run with the same would find it.
 
     Example: treadle check loops/flights.yaml
     """
@@ -86,7 +89,7 @@ def check(path: LoopFile, store: StoreUri = None, as_json: AsJson = False) -> in
 
     if not path.exists():
         load_loop(path)
-    findings = check_loop(path, log=_known_log(path, store), store=store)
+    findings = check_loop(path, log=_known_log(path, store), store=store, overrides=overrides or ())
     if as_json:
         print_json(to_json(findings))
     else:
@@ -267,14 +270,14 @@ def serve(
     """
     from treadle.scoring import online_for
     from treadle.serving.server import serve as serve_loop
-    from treadle.session import open_loop_store
+    from treadle.session import check_track, open_loop_store
 
     loop = load_loop(path)
     opened = open_loop_store(loop, store)
     serve_loop(
         loop,
         opened,
-        track,
+        check_track(track),
         host=host,
         port=port,
         device=device,

@@ -45,7 +45,7 @@ def cost(
 
 def _print_report(found: Mapping[str, Any]) -> None:
     from treadle.cli.tables import print_fields, print_table
-    from treadle.words import counted
+    from treadle.words import counted, money, portion
 
     if not found["total"]["jobs"]:
         print(f"{found['loop']}: no job on a pool is over yet")
@@ -61,7 +61,7 @@ def _print_report(found: Mapping[str, Any]) -> None:
     if found["under_way"]:
         known = sum(each["usd"] or 0 for each in found["under_way"])
         fields.append(
-            ("under way", f"{counted(len(found['under_way']), 'job')}, which may come to {known:,.2f} USD")
+            ("under way", f"{counted(len(found['under_way']), 'job')}, which may come to {money(known)} USD")
         )
     if budget := found["budget"]:
         stands = budget["spent"] + budget["under_way"]
@@ -69,7 +69,7 @@ def _print_report(found: Mapping[str, Any]) -> None:
         fields.append(
             (
                 f"budget: {budget['month']}",
-                f"{stands:,.2f} of {budget['monthly']:,.2f} USD, {budget['share']:.0%}; it {rule}",
+                f"{money(stands)} of {money(budget['monthly'])} USD, {portion(budget['share'])}; it {rule}",
             )
         )
     fields += [(f"idle: {idle['pool']}", idle["words"]) for idle in found["idle"]]
@@ -77,13 +77,15 @@ def _print_report(found: Mapping[str, Any]) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    lost = _amount(row["lost_hours"]) if row["lost_hours"] else ""
+    from treadle.words import money
+
+    lost = _hours(row["lost_hours"]) if row["lost_hours"] else ""
     unpriced = str(row["unpriced"]) if row["unpriced"] else ""
-    usd = _amount(row["usd"]) if row["unpriced"] < row["jobs"] else "not priced"
-    return row["name"], str(row["jobs"]), _amount(row["hours"]), lost, usd, unpriced
+    usd = money(row["usd"]) if row["unpriced"] < row["jobs"] else "not priced"
+    return row["name"], str(row["jobs"]), _hours(row["hours"]), lost, usd, unpriced
 
 
-def _amount(value: float) -> str:
+def _hours(value: float) -> str:
     """Two digits after the point; what would be cut to nothing is told as such."""
     return "< 0.01" if 0 < value < 0.005 else f"{value:,.2f}"
 
@@ -137,15 +139,16 @@ def tune_pool(
 
 def _print_comparison(found: Comparison) -> None:
     from treadle.cli.tables import print_fields, print_table, wrapped
+    from treadle.words import money
 
     rows = [
         (
             trial.pool,
             f"{trial.seconds:,.1f}",
             "" if trial.work_seconds is None else f"{trial.work_seconds:,.1f}",
-            "not priced" if trial.usd is None else f"{trial.usd:.3g}",
+            "not priced" if trial.usd is None else money(trial.usd),
             "" if trial.gain is None else f"{trial.gain:.4g}",
-            "" if trial.usd_per_gain is None else f"{trial.usd_per_gain:.3g}",
+            "" if trial.usd_per_gain is None else money(trial.usd_per_gain),
         )
         for trial in found.trials
     ]

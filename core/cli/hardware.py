@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from treadle.loop import Loop
     from treadle.store import Store
 
-_POOLS = "[LOOP] | check NAME | render LOOP STAGE"
+_POOLS = "[LOOP] | check NAME [LOOP] | render LOOP STAGE"
 _JOBS = "[LOOP] | follow ID | cancel ID"
 _SHOWN = 20
 
@@ -58,66 +58,106 @@ def pools(
     """
     match list(words or ()):
         case ["check", name]:
-            return _check(name, folder, selftest, wait, as_json)
+            return _check(name, _existing(folder), selftest, wait, as_json)
+        case ["check", name, loop]:
+            return _check(name, _loop_with_pools(Path(loop)), selftest, wait, as_json)
         case ["check", *_]:
-            raise UserError("write: treadle pools check NAME")
+            raise UserError(
+                "write: treadle pools check NAME, and the loop's file where that describes the pool"
+            )
         case ["render", loop, stage]:
             return _render(load_loop(Path(loop)), stage, pool, store, track, as_json)
         case ["render", *_]:
             raise UserError("write: treadle pools render LOOP STAGE, such as loops/flights.yaml train")
         case [] | [_] as given:
-            return _list_pools(load_loop(Path(given[0])) if given else None, folder, store, as_json)
+            asked = _loop_with_pools(Path(given[0])) if given else None
+            return _list_pools(asked, _existing(folder), store, as_json)
         case _:
             raise UserError(f"write: treadle pools {_POOLS}")
 
 
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"--folder {folder}: there is no such folder")
+    return folder.absolute()
+
+
+def _loop_with_pools(path: Path) -> Loop:
+    from treadle.hardware.pools import FILE
+
+    if path.is_dir() or path.name == FILE:
+        folder = path if path.is_dir() else path.parent
+        raise UserError(
+            f"{path} is no loop's file: for the pools of a folder write: treadle pools --folder {folder}"
+        )
+    return load_loop(path)
+
+
 def _list_pools(loop: Loop | None, folder: Path, store: str | None, as_json: bool) -> int:
     from treadle.hardware.look import look_at
-    from treadle.hardware.pools import find_pools_file, known_pools
+    from treadle.hardware.pools import FILE, find_pools_file, known_pools
 
-    place = loop.folder if loop else folder.absolute()
-    known = known_pools(place)
-    views = look_at(list(known.values()), loads=_loads(loop, store, known))
-    asked = loop.pools if loop else {}
+    place = loop.folder if loop else folder
+    file, known = find_pools_file(place), known_pools(loop or place)
+    views = look_at(list(known.values()), loads=_loads(place, store, known))
+    asked = loop.pool_names if loop else {}
     stages = {name: [stage for stage, wanted in asked.items() if wanted == name] for name in known}
     if as_json:
         print_json([{**view.to_json(), "stages": stages[view.name]} for view in views])
         return 0
     from treadle.cli.hardware_tables import print_pools
 
-    print_pools(str(find_pools_file(place) or "no pools.yaml"), views, stages)
+    print_pools(str(file or "pools"), views, stages)
+    if file is None:
+        print(
+            f"There is no {FILE} in {place} or above it, so there is only the pool local: docs/pools.md shows one."
+        )
     return 0
 
 
-def _loads(loop: Loop | None, store: str | None, known: Mapping[str, Pool]) -> dict[str, tuple[int, int]]:
-    """By pool, the jobs of the loop's store that run and wait: for backends that can't tell it themselves."""
-    if loop is None or all(pool.backend == "local" for pool in known.values()):
+def _loads(place: Path, store: str | None, known: Mapping[str, Pool]) -> dict[str, tuple[int, int]]:
+    """By pool, the jobs that run and wait, by the stores here: for backends that can't tell it themselves."""
+    from treadle.errors import TreadleError
+    from treadle.jobs.listing import loads_in, stores_at
+    from treadle.redaction import redacted
+    from treadle.store import open_store
+
+    if all(pool.backend == "local" for pool in known.values()):
         return {}
-    from treadle.jobs.listing import jobs_in
-    from treadle.session import open_loop_store
+    found: dict[str, tuple[int, int]] = {}
+    for address in [store] if store else stores_at(place):
+        try:
+            loads = loads_in(open_store(address), known)
+        except TreadleError as error:
+            say(f"what runs by the store {redacted(str(address))} is not known: {error}")
+            return {}
+        found = {
+            name: (running + loads[name][0], waiting + loads[name][1])
+            for name, (running, waiting) in (found or dict.fromkeys(known, (0, 0))).items()
+        }
+    return found
 
-    found = {name: [0, 0] for name in known}
-    for job in jobs_in(open_loop_store(loop, store), pools=known, last=200):
-        if job.state in ("running", "queued") and job.file.pool.name in found:
-            found[job.file.pool.name][job.state == "queued"] += 1
-    return {name: (running, waiting) for name, (running, waiting) in found.items()}
 
-
-def _pool_named(name: str, folder: Path) -> Pool:
+def _pool_named(name: str, of: Loop | Path) -> Pool:
     from treadle.hardware.pools import known_pools, unknown_pool
 
-    known = known_pools(folder)
+    known = known_pools(of)
     if name not in known:
-        problem, hint = unknown_pool(name, folder)
+        problem, hint = unknown_pool(name, of)
         raise UserError(f"{problem} {hint}")
     return known[name]
 
 
-def _check(name: str, folder: Path, selftest: bool, wait: float, as_json: bool) -> int:
+def _check(name: str, of: Loop | Path, selftest: bool, wait: float, as_json: bool) -> int:
     from treadle.jobs.probe import check_pool
 
-    pool = _pool_named(name, folder.absolute())
-    checked = check_pool(pool, selftest=selftest, patience_s=wait, folder=folder.absolute(), say=say)
+    pool = _pool_named(name, of)
+    folder = of if isinstance(of, Path) else of.folder
+    try:
+        checked = check_pool(pool, selftest=selftest, patience_s=wait, folder=folder, say=say)
+    except KeyboardInterrupt:
+        say(f"the check of {name} was interrupted, and its job there is being cancelled")
+        return 3
     if as_json:
         print_json(checked.to_json())
     else:
@@ -127,13 +167,14 @@ def _check(name: str, folder: Path, selftest: bool, wait: float, as_json: bool) 
 
 def _tell(checked: Checked) -> None:
     from treadle.cli.tables import print_fields
+    from treadle.words import counted
 
     rows: list[tuple[str, str]] = []
     if (here := checked.here) is not None:
         devices = ", ".join((*here.gpu, *here.neuron)) or "none"
         memory = f", {here.memory_gib:g} GiB" if here.memory_gib is not None else ""
         rows += [
-            ("machine", f"{here.node} ({here.machine}): {here.cores:g} cores{memory}"),
+            ("machine", f"{here.node} ({here.machine}): {counted(here.cores, 'core')}{memory}"),
             ("accelerators", f"{devices}{f' ({chr(44).join(here.models)})' if here.models else ''}"),
             ("treadle", f"{here.treadle} on Python {here.python}"),
         ]
@@ -193,9 +234,19 @@ def jobs(
     """
     match list(words or ()):
         case ["follow", which]:
-            return _follow(_find(which, store), as_json)
+            job = _find(which, store)
+            try:
+                return _follow(job, as_json)
+            except KeyboardInterrupt:
+                say(_goes_on(job, store, "no longer followed, and goes on"))
+                return 3
         case ["cancel", which]:
-            return _cancel(_find(which, store), grace, as_json)
+            job = _find(which, store)
+            try:
+                return _cancel(job, grace, as_json)
+            except KeyboardInterrupt:
+                say(_goes_on(job, store, f"asked to end, and is killed {grace:g} s after that"))
+                return 3
         case ["follow" | "cancel" as act, *_]:
             raise UserError(f"write: treadle jobs {act} ID")
         case [] | [_] as given:
@@ -210,7 +261,7 @@ def _list_jobs(loop: Loop | None, store: str | None, everything: bool, as_json: 
     from treadle.session import open_loop_store
 
     opened = open_loop_store(loop, store) if loop else _store(store)
-    pools = known_pools(loop.folder if loop else Path.cwd())
+    pools = known_pools(loop or Path.cwd())
     last = None if everything else _SHOWN
     found = jobs_in(opened, loop.name if loop else None, pools=pools, last=last)
     if as_json:
@@ -272,6 +323,17 @@ def _follow(job: JobView, as_json: bool) -> int:
     else:
         say(f"{job.file.stage} on the pool {job.file.pool.name}: {state}{f', {reason}' if reason else ''}")
     return 0 if state == "succeeded" else 1
+
+
+def _goes_on(job: JobView, store: str | None, how: str) -> str:
+    """What becomes of a job when only the command that looked at it ends."""
+    from treadle.redaction import redacted
+
+    where = f" --store {redacted(store)}" if store else ""
+    return (
+        f"{job.file.stage} on the pool {job.file.pool.name} is {how}. See it again: treadle jobs follow"
+        f" {job.id}{where}; end it: treadle jobs cancel {job.id}{where}"
+    )
 
 
 def _cancel(job: JobView, grace: float, as_json: bool) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from treadle.cli.tables import print_table
 from treadle.hardware.look import PoolView
 from treadle.jobs.listing import JobView
+from treadle.registry.log import PRODUCTION
+from treadle.words import counted, rate
 
 
 def print_pools(title: str, views: Sequence[PoolView], stages: Mapping[str, Sequence[str]]) -> None:
@@ -37,7 +39,7 @@ def print_pools(title: str, views: Sequence[PoolView], stages: Mapping[str, Sequ
 
 def _devices(view: PoolView) -> str:
     parts = [f"{view.count} x {view.accelerator}"] if view.count else []
-    parts += [f"{view.cpu:g} cores"] if view.cpu is not None else [] if view.count else ["all cores"]
+    parts += [counted(view.cpu, "core")] if view.cpu is not None else [] if view.count else ["all cores"]
     parts += [f"{view.memory_gib:g} GiB"] if view.memory_gib is not None else []
     parts += [view.instance_type] if view.instance_type else []
     parts += ["spot"] if view.spot else []
@@ -55,7 +57,7 @@ def _free(view: PoolView) -> str:
 
 
 def _price(view: PoolView) -> str:
-    return "unknown" if view.usd_per_hour is None else f"{view.usd_per_hour:g}"
+    return "unknown" if view.usd_per_hour is None else rate(view.usd_per_hour)
 
 
 def _reached(view: PoolView) -> str:
@@ -63,14 +65,16 @@ def _reached(view: PoolView) -> str:
 
 
 def print_jobs(found: Sequence[JobView]) -> None:
-    """A row for each job."""
+    """A row for each job, with its track where one is on another than production."""
     if not found:
         print("no jobs")
         return
+    tracked = any(job.file.track != PRODUCTION for job in found)
     rows = [
         (
             job.id,
             job.file.loop,
+            *((job.file.track,) if tracked else ()),
             job.file.stage,
             job.file.pool.name,
             job.state,
@@ -80,7 +84,8 @@ def print_jobs(found: Sequence[JobView]) -> None:
         )
         for job in found
     ]
-    print_table("jobs", ("id", "loop", "stage", "pool", "state", "since (UTC)", "attempt", "node"), rows)
+    columns = ("stage", "pool", "state", "since (UTC)", "attempt", "node")
+    print_table("jobs", ("id", "loop", *(("track",) if tracked else ()), *columns), rows)
     for job in found:
         for words in (job.reason, *job.words):
             if words:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from treadle.errors import Fault, SpecError, UserError
 from treadle.hardware.pools import Pool
+from treadle.words import rate
 
 COLUMNS = (
     *("instance_type", "vcpu", "memory_gib", "accelerator", "count", "gib_each", "cores_each"),
@@ -85,7 +86,7 @@ def price_of(pool: Pool) -> Price | None:
         UserError, SpecError: `TREADLE_CATALOGUE` names no file, or one with a mistake.
     """
     if pool.price is not None:
-        words = f"{pool.price:g} USD an hour, by the price of the pool"
+        words = f"{rate(pool.price)} USD an hour, by the price of the pool"
         return Price(pool.price, "exactly", None, "pools.yaml", words)
     found = _row_of(pool)
     if found is None or found.usd_per_hour is None or pool.instance_type is None:
@@ -93,9 +94,7 @@ def price_of(pool: Pool) -> Price | None:
     reservations = list(_reservations(pool, found))
     kinds = {kind for kind, _ in reservations}
     holds: Holds = "exactly" if not kinds else kinds.pop() if len(kinds) == 1 else "about"
-    words = (
-        f"{_PREFIX[holds]}{found.usd_per_hour:g} USD an hour for {found.instance_type}, as of {found.as_of}"
-    )
+    words = f"{_PREFIX[holds]}{rate(found.usd_per_hour)} USD an hour for {found.instance_type}, as of {found.as_of}"
     words = "; ".join([words, *(told for _, told in reservations)])
     return Price(found.usd_per_hour, holds, found.as_of, found.source, words)
 

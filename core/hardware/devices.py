@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from treadle.errors import SpecError
 from treadle.hardware.pools import Pool
 
 
@@ -13,16 +15,36 @@ def missing_devices(pool: Pool, *, dev: Path = Path("/dev")) -> str | None:
 
     A job that would fall back to the CPU in silence is paid for and gains nothing, so it must fail.
     """
-    if pool.kind == "cpu":
+    problem = _shortage(pool, devices_seen(pool.kind, dev=dev))
+    return f"{problem} {remedy_of(pool)}." if problem else None
+
+
+def refuse_missing_devices(pool: Pool, *, dev: Path = Path("/dev")) -> None:
+    """Nothing, where this machine has the accelerators that a pool on it promises; pools elsewhere pass.
+
+    To be asked where the job would be submitted, since a pool on this machine is on that one then.
+
+    Args:
+        pool: The pool.
+        dev: Where devices are. What variables hide from this process counts: a job gets variables of its own.
+
+    Raises:
+        SpecError: At the pool's line.
+    """
+    problem = _shortage(pool, _devices_of(pool.kind, dev)) if pool.backend == "local" else None
+    if problem:
+        fix = (
+            "Correct accelerator and count of the pool, look at the device's driver on this machine, or name another"
+            " pool."
+        )
+        raise SpecError([pool.fault("accelerator", problem, fix)])
+
+
+def _shortage(pool: Pool, found: Sequence[str]) -> str | None:
+    if pool.kind == "cpu" or len(found) >= pool.count:
         return None
-    seen = devices_seen(pool.kind, dev=dev)
-    if len(seen) >= pool.count:
-        return None
-    shown = ", ".join(seen) or "none"
-    return (
-        f"the pool {pool.name} promises {pool.count} x {pool.accelerator}; this machine shows {shown}."
-        f" {remedy_of(pool)}."
-    )
+    shown = ", ".join(found) or "none"
+    return f"the pool {pool.name} promises {pool.count} x {pool.accelerator}; this machine shows {shown}."
 
 
 def remedy_of(pool: Pool) -> str:
@@ -36,10 +58,14 @@ def remedy_of(pool: Pool) -> str:
 
 def devices_seen(kind: str, *, dev: Path = Path("/dev")) -> list[str]:
     """The accelerators that a process may use here: those that exist, less those that its variables hide."""
-    if kind == "gpu":
-        found = [path.name for path in dev.glob("nvidia[0-9]*")] or [
-            path.name for path in dev.glob("dri/renderD*") if (dev / "kfd").exists()
-        ]
-        bound = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return sorted(found) if bound is None else sorted(found)[: len([i for i in bound.split(",") if i])]
-    return sorted(path.name for path in dev.glob("neuron[0-9]*"))
+    found, bound = _devices_of(kind, dev), os.environ.get("CUDA_VISIBLE_DEVICES")
+    hides = kind == "gpu" and bound is not None
+    return found[: len([i for i in (bound or "").split(",") if i])] if hides else found
+
+
+def _devices_of(kind: str, dev: Path) -> list[str]:
+    """The accelerators that exist on this machine."""
+    if kind != "gpu":
+        return sorted(path.name for path in dev.glob("neuron[0-9]*"))
+    nvidia = sorted(path.name for path in dev.glob("nvidia[0-9]*"))
+    return nvidia or sorted(path.name for path in dev.glob("dri/renderD*") if (dev / "kfd").exists())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 import uuid
@@ -16,6 +18,7 @@ from treadle.hardware.catalogue import price_of, why_unpriced
 from treadle.hardware.chosen import with_machine
 from treadle.hardware.devices import missing_devices
 from treadle.hardware.levels import level_of
+from treadle.hardware.memory import is_short, memory_gib
 from treadle.hardware.pools import Pool
 
 # Jobs that run and jobs that wait.
@@ -47,7 +50,7 @@ class PoolView:
         devices_free: How many accelerators these would take.
         usd_per_hour: Of one machine; None where no price is known.
         price: The price in words, or why there is none.
-        reachable: Whether its backend answered.
+        reachable: Whether its backend answered; of a pool of this machine, whether its interpreter is there.
         why_not: What keeps it from being used, in words; empty where nothing does.
         level: See `treadle.hardware.levels`.
     """
@@ -88,7 +91,11 @@ def look_at(
         pools: The pools.
         loads: What a store knows of a pool's jobs, for backends that can't tell it themselves.
         patience_s: How long an answer may take.
+
+    Raises:
+        UserError, SpecError: `TREADLE_CATALOGUE` names no file, or one with a mistake.
     """
+    prices = [_price(pool) for pool in pools]
     answers: list[_Answer] = [_Answer() for _ in pools]
     threads = [
         threading.Thread(target=_ask, args=(pool, answer), daemon=True)
@@ -102,7 +109,10 @@ def look_at(
         if thread.is_alive():
             answer.why_not = f"no answer within {patience_s:g} s"
     known = loads or {}
-    return [_view(pool, answer, known.get(pool.name)) for pool, answer in zip(pools, answers, strict=True)]
+    return [
+        _view(pool, answer, known.get(pool.name), price)
+        for pool, answer, price in zip(pools, answers, prices, strict=True)
+    ]
 
 
 @dataclass(slots=True)
@@ -122,6 +132,9 @@ def _ask(pool: Pool, answer: _Answer) -> None:
         backend.find(f"treadle-look-{uuid.uuid4().hex[:12]}", pool)
         if isinstance(backend, TellsLoad):
             answer.load = backend.load(pool)
+        if pool.backend == "local" and (missing := _missing_program(pool)):
+            answer.why_not = missing
+            return
         answer.reachable = True
     except TreadleError as error:
         answer.why_not = answer.why_not or str(error)
@@ -154,14 +167,30 @@ def refuse_what_it_can_not(backend: Backend, pool: Pool, labels: Mapping[str, st
     backend.plan(spec, pool)
 
 
-def _view(pool: Pool, answer: _Answer, load: Load | None) -> PoolView:
+def _missing_program(pool: Pool) -> str:
+    """Why no job of a pool of this machine can start: its interpreter is not there, or no program."""
+    if pool.python is None or shutil.which(os.path.expanduser(pool.python)):
+        return ""
+    return f"{pool.python} is no program on this machine. Correct `python` of the pool."
+
+
+def _missing_memory(pool: Pool) -> str:
+    """What a pool of this machine promises of memory beyond what there is."""
+    has = memory_gib()
+    if pool.memory_gib is None or not is_short(has, pool.memory_gib):
+        return ""
+    return f"memory_gib is {pool.memory_gib:g}, and this machine has {has:.1f}. Lower it."
+
+
+def _view(pool: Pool, answer: _Answer, load: Load | None, priced: tuple[float | None, str]) -> PoolView:
     running, waiting = answer.load or load or (None, None)
     slots = pool.max_jobs or (1 if pool.backend == "local" and pool.kind != "cpu" else None)
     free = None if slots is None or running is None else max(slots - running - (waiting or 0), 0)
     why_not = answer.why_not
     if not why_not and pool.backend == "local":
-        why_not = missing_devices(pool.model_copy(update={"count": pool.count * (slots or 1)})) or ""
-    price, words = _price(pool)
+        every = pool.model_copy(update={"count": pool.count * (slots or 1)})
+        why_not = " ".join(words for words in (missing_devices(every), _missing_memory(pool)) if words)
+    price, words = priced
     return PoolView(
         name=pool.name,
         backend=pool.backend,
@@ -188,9 +217,6 @@ def _view(pool: Pool, answer: _Answer, load: Load | None) -> PoolView:
 
 
 def _price(pool: Pool) -> tuple[float | None, str]:
-    try:
-        machine = with_machine(pool, stage_labels(pool).get("stage", ""))
-        price = price_of(machine)
-        return (price.usd_per_hour, price.words) if price else (None, why_unpriced(machine))
-    except TreadleError as error:
-        return None, str(error)
+    machine = with_machine(pool, stage_labels(pool).get("stage", ""))
+    price = price_of(machine)
+    return (price.usd_per_hour, price.words) if price else (None, why_unpriced(machine))

@@ -22,6 +22,7 @@ from treadle.hardware.pools import Pool, find_pools_file
 from treadle.loop import Loop
 from treadle.loop_file import LoopFile, faults_of, read_loop_file
 from treadle.spec import Section
+from treadle.words import money, rate
 
 FILE = "policy.yaml"
 # Places that are there already: they rent nothing by region and type, and one without a price is nobody's bill.
@@ -130,15 +131,7 @@ def job_violations(folder: Path, pool: Pool, labels: Mapping[str, str], workers:
     found = [each for policy in policies for each in _against(policy, pool, labels, workers)]
     if not found:
         return []
-    path = find_pools_file(folder)
-    file = read_loop_file(path, what="file of pools", begin="a pool's name") if path else None
-    if file is None or pool.name not in file.content:
-        return [Fault(f"pool {pool.name}", 0, field, problem, fix) for field, problem, fix in found]
-    names = [f"{pool.name}.{field}" for field, _, _ in found]
-    return [
-        Fault(str(file.path), file.line_of(name), name, problem, fix)
-        for name, (_, problem, fix) in zip(names, found, strict=True)
-    ]
+    return [pool.fault(*told) for told in found]
 
 
 def _against(
@@ -187,7 +180,7 @@ def _too_dear(told: PolicyFile, pool: Pool, workers: int) -> Iterator[tuple[str,
     limit = told.policy.dearest_job
     if limit is None:
         return
-    where, price = f"dearest_job, {limit:g} USD by {told.place_of('dearest_job')}", price_of(pool)
+    where, price = f"dearest_job, {rate(limit)} USD by {told.place_of('dearest_job')}", price_of(pool)
     if price is None or price.holds == "at_least":
         if pool.backend not in _STANDING or price is not None:
             known = price.words if price else why_unpriced(pool)
@@ -207,6 +200,6 @@ def _too_dear(told: PolicyFile, pool: Pool, workers: int) -> Iterator[tuple[str,
     if dearest > limit:
         machines = f" on {workers} machines" if workers > 1 else ""
         problem = (
-            f"{pool.max_seconds:,} s{machines} may cost {dearest:,.2f} USD, above {where} ({price.words})."
+            f"{pool.max_seconds:,} s{machines} may cost {money(dearest)} USD, above {where} ({price.words})."
         )
         yield "max_seconds", problem, "Lower max_seconds, or take a cheaper pool."

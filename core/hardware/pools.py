@@ -1,4 +1,4 @@
-"""Pools: named places with resources, as pools.yaml describes them once for all loops of a project.
+"""Pools: named places with resources, which pools.yaml describes once for all loops of a project, or a loop for itself.
 
     TREADLE_POOLS, else pools.yaml beside the loop, else in the nearest folder above it
 
@@ -8,18 +8,22 @@ The pool `local` is there without any file: a process of its own on this machine
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from treadle.errors import Fault, SpecError, UserError
 from treadle.hardware.backend import Resources
+from treadle.hardware.backends import unknown_backend
+from treadle.loop import Loop
 from treadle.loop_file import LoopFile, faults_of, read_loop_file
 from treadle.spec import Count, Section
 
 FILE = "pools.yaml"
 IN_PROCESS = "none"
+_HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 Kind = Literal["cpu", "gpu", "trainium", "inferentia"]
 _KINDS: dict[str, Kind] = {
     "cpu": "cpu",
@@ -58,13 +62,28 @@ class Pool(Section):
     price: float | None = Field(default=None, ge=0)
     spot: bool = False
     roles: dict[str, str] = {}
-    hours: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")
+    hours: str | None = None
     max_seconds: Count | None = None
     max_jobs: Count | None = None
     env: dict[str, str] = {}
     tags: dict[str, str] = {}
     options: dict[str, Any] = {}
     airflow: AirflowSlots | None = None
+
+    _file: LoopFile | None = PrivateAttr(default=None)
+    _at: str = PrivateAttr(default="")
+
+    def placed(self, file: LoopFile | None, at: str) -> Self:
+        """The same pool, described at a field of a file."""
+        self._file, self._at = file, at
+        return self
+
+    def fault(self, field: str, problem: str, fix: str = "") -> Fault:
+        """A fault at one of the pool's fields, with the file and the line where it is described."""
+        if self._file is None:
+            return Fault(f"the pool {self.name}", 0, field, problem, fix)
+        dotted = f"{self._at}.{field}"
+        return Fault(*self._file.place_of(dotted), dotted, problem, fix)
 
     @property
     def kind(self) -> Kind:
@@ -75,13 +94,31 @@ class Pool(Section):
         """What one job gets."""
         return Resources(self.cpu, self.memory_gib, self.accelerator, self.count)
 
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if problem := unknown_backend(value):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("accelerator")
+    @classmethod
+    def _of_a_kind(cls, value: str) -> str:
+        if value.partition("-")[0] not in _KINDS:
+            raise ValueError(
+                f"{value!r} is no accelerator: write cpu, gpu, trainium, inferentia, or a model such as nvidia-l4"
+            )
+        return value
+
+    @field_validator("hours", mode="before")
+    @classmethod
+    def _of_a_day(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and _HOURS.fullmatch(value)):
+            raise ValueError(f'{value!r} is no stretch of a day: write hours in UTC, such as "20:00-06:00"')
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Pool:
-        if self.accelerator.partition("-")[0] not in _KINDS:
-            raise ValueError(
-                f"{self.accelerator!r} is no accelerator: write cpu, gpu, trainium, inferentia, or a model such as"
-                " nvidia-l4"
-            )
         if self.kind == "cpu" and self.count:
             raise ValueError("count says how many accelerators a job gets; for cores write cpu")
         if self.kind != "cpu" and not self.count:
@@ -113,48 +150,100 @@ def read_pools(path: Path) -> dict[str, Pool]:
     Raises:
         SpecError: Not YAML, or something that no pool can mean; names every fault with its line.
     """
-    file = read_loop_file(path, what="file of pools", begin="a pool's name")
+    file = read_loop_file(path, what="file of pools", begin="a pool's name, such as `gpu:`")
     faults: list[Fault] = []
     pools: dict[str, Pool] = {}
-    for name, content in file.content.items():
+    for key, content in file.content.items():
+        name = str(key)
+        if isinstance(content, dict) and "name" in content:
+            problem = "a pool of this file is named by its key."
+            faults.append(
+                _at(file, f"{name}.name", problem, f"Leave it out, or write another key than {name}.")
+            )
         try:
-            pools[str(name)] = Pool.model_validate(_with_name(str(name), content))
+            pools[name] = _pool(name, {} if content is None else content).placed(file, name)
         except ValidationError as error:
-            faults += [_placed(file, str(name), fault) for fault in faults_of(error, Pool, None)]
+            faults += [_placed(fault, file, name, f"{name!r}") for fault in faults_of(error, Pool, None)]
     if faults:
         raise SpecError(faults)
     return pools
 
 
-def _with_name(name: str, content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: value for key, value in content.items() if key != "name"} | {"name": name}
-    return {"name": name} if content is None else content
-
-
-def _placed(file: LoopFile, name: str, fault: Fault) -> Fault:
-    dotted = name if fault.field in ("", "name") else f"{name}.{fault.field}"
-    problem = fault.problem
-    if fault.field == "name":
-        problem = f"{name!r} can't name a pool: use up to 40 lower-case letters, digits and -."
-        return Fault(str(file.path), file.line_of(dotted), dotted, problem)
-    return Fault(str(file.path), file.line_of(dotted), dotted, problem, fault.fix)
-
-
-def known_pools(folder: Path) -> dict[str, Pool]:
-    """The pools that a loop in a folder may name, `local` among them.
+def described_pools(loop: Loop) -> dict[str, Pool]:
+    """The pools that a loop describes itself, by name.
 
     Raises:
-        SpecError, UserError: See `read_pools` and `find_pools_file`.
+        SpecError: Something that no pool can mean, or two of one name; names every fault with its line.
     """
-    path = find_pools_file(folder)
-    return {"local": Pool(name="local")} | (read_pools(path) if path else {})
+    faults: list[Fault] = []
+    pools: dict[str, Pool] = {}
+    for stage, content in loop.pools.items():
+        if isinstance(content, str):
+            continue
+        at, name = f"pools.{stage}", loop.pool_names[stage]
+        try:
+            pool = _pool(name, content).placed(loop.file, at)
+        except ValidationError as error:
+            faults += [_placed(fault, loop, at, f"{name!r}") for fault in faults_of(error, Pool, None)]
+            continue
+        if name in pools:
+            problem = f"the loop describes two pools of the name {name!r}."
+            faults.append(
+                loop.fault(at, problem, "Give one of them another `name:`, or describe it in pools.yaml.")
+            )
+        pools[name] = pool
+    if faults:
+        raise SpecError(faults)
+    return pools
 
 
-def unknown_pool(name: str, folder: Path) -> tuple[str, str]:
+def _pool(name: str, content: Any) -> Pool:
+    return Pool.model_validate(content | {"name": name} if isinstance(content, dict) else content)
+
+
+def _placed(fault: Fault, of: LoopFile | Loop, at: str, name: str) -> Fault:
+    if fault.field == "name":
+        problem = f"{name} can't name a pool: use up to 40 lower-case letters, digits and -."
+        return _at(of, at, problem, "")
+    return _at(of, f"{at}.{fault.field}" if fault.field else at, fault.problem, fault.fix)
+
+
+def _at(of: LoopFile | Loop, dotted: str, problem: str, fix: str) -> Fault:
+    return (
+        of.fault(dotted, problem, fix)
+        if isinstance(of, Loop)
+        else Fault(*of.place_of(dotted), dotted, problem, fix)
+    )
+
+
+def known_pools(of: Loop | Path) -> dict[str, Pool]:
+    """The pools that a loop may name, or that the loops of a folder share; `local` is among them.
+
+    Raises:
+        SpecError: See `read_pools` and `described_pools`; or both describe a pool of one name. UserError: See
+            `find_pools_file`.
+    """
+    path = find_pools_file(_folder(of))
+    shared = {"local": Pool(name="local")} | (read_pools(path) if path else {})
+    own = described_pools(of) if isinstance(of, Loop) else {}
+    if twice := [pool for name, pool in own.items() if name in shared]:
+        where = (
+            f"{path} describes a pool of that name, too" if path else "there is always a pool of that name"
+        )
+        fix = "Give it another `name:`, or name that pool in place of a description."
+        raise SpecError([pool.fault("name", f"{pool.name!r}: {where}.", fix) for pool in twice])
+    return shared | own
+
+
+def _folder(of: Loop | Path) -> Path:
+    return of.folder if isinstance(of, Loop) else of
+
+
+def unknown_pool(name: str, of: Loop | Path) -> tuple[str, str]:
     """What is wrong with a name that no pool has, and what to do."""
-    known, path = sorted(known_pools(folder)), find_pools_file(folder)
+    known, path = sorted(known_pools(of)), find_pools_file(_folder(of))
     near = get_close_matches(name, known, n=1)
-    where = f"known are: {', '.join(known)}" if path else f"no {FILE} was found, so there is only: local"
+    alone = not path and known == ["local"]
+    where = f"no {FILE} was found, so there is only: local" if alone else f"known are: {', '.join(known)}"
     hint = f"Did you mean {near[0]!r}?" if near else f"Describe it in {path or FILE}, or name another."
     return f"there is no pool {name!r}; {where}.", hint

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import Self
 
 from treadle.commit import get_record
-from treadle.errors import Fault, JobFailed, SpecError, Transient, TreadleError, UserError
+from treadle.errors import JobFailed, SpecError, Transient, TreadleError, UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
-from treadle.hardware.backends import get_backend
+from treadle.hardware.backends import get_backend, refuse_missing_package
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
 from treadle.jobs.command import grace_s, job_spec
 from treadle.jobs.cost import close_page, free_page, is_closed, is_freed, open_page
@@ -84,15 +84,12 @@ def pool_of(loop: Loop, stage: str, override: str | None = None) -> Pool | None:
     Raises:
         SpecError: No such pool, or a file of pools that can't be read.
     """
-    name = override or loop.pools.get(stage)
+    name = override or loop.pool_names.get(stage)
     if name is None or name == IN_PROCESS:
         return None
-    pools = known_pools(loop.folder)
+    pools = known_pools(loop)
     if name not in pools:
-        problem, fix = unknown_pool(name, loop.folder)
-        if override:
-            raise SpecError([Fault("--pool", 0, stage, problem, fix)])
-        raise SpecError([loop.fault(f"pools.{stage}", problem, fix)])
+        raise SpecError([loop.pool_fault(stage, name, *unknown_pool(name, loop))])
     return pools[name]
 
 
@@ -158,6 +155,8 @@ def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> Job
         plan = plan_job(session, file.stage, pool)
         # What the backend can't make a request of must not be claimed, nor its money set aside.
         backend.plan(_spec(session, backend, pool, file.model_copy(update={"plan": plan})), pool)
+        # Last: installing it would not help with anything that was refused above.
+        refuse_missing_package(pool.backend)
         claimed = claim(session.store, file.model_copy(update={"plan": plan}))
         open_page(session.store, claimed)
     try:
@@ -293,7 +292,7 @@ def _after(session: Session, ref: JobRef, status: Status, pool: Pool | None) -> 
 
 def _as_described_now(loop: Loop, pool: Pool) -> Pool:
     """The pool with its variables, which no job's file holds; without them where it was never in the file of pools."""
-    now = known_pools(loop.folder).get(pool.name, pool)
+    now = known_pools(loop).get(pool.name, pool)
     same = all(getattr(now, name) == getattr(pool, name) for name in ("backend", "image", "python"))
     return now if same else pool
 

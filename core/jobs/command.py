@@ -78,7 +78,7 @@ def render(loop: Loop, stage: str, pool: Pool, *, track: str, store: str) -> Jso
         UserError: The backend can't do what the pool asks for, or its machines can't reach the store.
         SpecError: A policy.yaml forbids it, or the flavour can't learn on such a device.
     """
-    refuse_device(loop, pool.kind, stage)
+    refuse_device(loop, pool.kind, stage, pool=pool.name)
     refuse_by_policy(loop, stage, track, pool)
     plan = Plan(labels=labels_of(loop, stage, track, pool), workers=workers_of(loop, stage))
     backend = get_backend(pool.backend)

@@ -201,7 +201,7 @@ def last_uses(store: Store) -> dict[str, datetime]:
 
 def cost_of(usd_per_hour: float | None, workers: int, seconds: float) -> float | None:
     """US dollars for some seconds on all machines; None where the price is not known."""
-    return None if usd_per_hour is None else round(usd_per_hour * workers * seconds / 3600, 6)
+    return None if usd_per_hour is None else round(usd_per_hour * workers * seconds / 3600, 9)
 
 
 def cost_notes(file: JobFile) -> Json:

@@ -14,7 +14,7 @@ from treadle.jobs.cost import Cost, Ledger, last_uses, read_ledger
 from treadle.loop import Loop
 from treadle.records import Json
 from treadle.store import Store
-from treadle.words import counted
+from treadle.words import counted, money
 
 _BUILT_IN = "local"
 
@@ -68,7 +68,7 @@ def sum_of(name: str, costs: Iterable[Cost]) -> Sum:
         jobs=len(rows),
         hours=round(sum(_machine_hours(cost) for cost in rows), 4),
         lost_hours=round(sum(_machine_hours(cost) for cost in rows if cost.is_lost), 4),
-        usd=round(sum(cost.usd or 0 for cost in rows), 6),
+        usd=round(sum(cost.usd or 0 for cost in rows), 9),
         unpriced=sum(cost.usd is None for cost in rows),
     )
 
@@ -127,16 +127,16 @@ def _budget(loop: Loop, ledger: Ledger, now: datetime) -> Json | None:
         "month": month,
         "monthly": loop.budget.monthly,
         "enforce": loop.budget.enforce,
-        "spent": round(spent, 4),
-        "under_way": round(under_way, 4),
-        "share": round((spent + under_way) / loop.budget.monthly, 4),
+        "spent": round(spent, 9),
+        "under_way": round(under_way, 9),
+        "share": round((spent + under_way) / loop.budget.monthly, 9),
     }
 
 
 def _idle(store: Store, loop: Loop, now: datetime, days: int) -> list[Json]:
     """The pools of the loop's file of pools that nobody used lately, by any loop of this store."""
     used, found = last_uses(store), []
-    for name, pool in sorted(known_pools(loop.folder).items()):
+    for name, pool in sorted(known_pools(loop).items()):
         last = used.get(name)
         if name == _BUILT_IN or (last is not None and now - last < timedelta(days=days)):
             continue
@@ -147,6 +147,6 @@ def _idle(store: Store, loop: Loop, now: datetime, days: int) -> list[Json]:
                 f"no job of this store ran there in {counted(days, 'day')}, the last one on {last:%Y-%m-%d}"
             )
         if price is not None and price.usd_per_hour:
-            words += f". A machine that stands ready for it costs {price.usd_per_hour * 24:,.2f} USD a day"
+            words += f". A machine that stands ready for it costs {money(price.usd_per_hour * 24)} USD a day"
         found.append({"pool": name, "last": last.isoformat() if last else None, "words": f"{words}."})
     return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from treadle.clock import format_instant
 from treadle.errors import TreadleError, UserError
 from treadle.hardware.backend import REFUSED_EXIT
 from treadle.hardware.backends import get_backend
-from treadle.hardware.pools import Pool
+from treadle.hardware.pools import Pool, find_pools_file
 from treadle.jobs.client import JobRef
 from treadle.jobs.file import JobFile, newest_attempt, read_job, read_result
 from treadle.records import Json
@@ -91,6 +92,30 @@ def jobs_in(
     files = [file for name in ([loop] if loop else _loops(store)) for file in _files(store, name)]
     files.sort(key=lambda file: file.submitted_at, reverse=True)
     return [_view(store, file, pools or {}) for file in files[:last]]
+
+
+def stores_at(place: Path) -> list[Path]:
+    """The folders with a store of those who share a folder's pools: beside its loops, and where its pools.yaml lies.
+
+    Whether a folder or one of its loops is asked for, they are the same.
+    """
+    pools = find_pools_file(place)
+    tops = dict.fromkeys([place, *([pools.absolute().parent] if pools else [])])
+    found = [top / inner / ".treadle" for top in tops for inner in ("", "loops")]
+    return [path for path in dict.fromkeys(found) if path.is_dir()]
+
+
+def loads_in(store: Store, pools: Mapping[str, Pool]) -> dict[str, tuple[int, int]]:
+    """How many jobs of a store run on each pool, and how many wait.
+
+    Raises:
+        StoreError, Transient: The store can't be read.
+    """
+    found = {name: [0, 0] for name in pools}
+    for job in jobs_in(store, pools=pools, last=200):
+        if job.state in ("running", "queued") and job.file.pool.name in found:
+            found[job.file.pool.name][job.state == "queued"] += 1
+    return {name: (running, waiting) for name, (running, waiting) in found.items()}
 
 
 def find_job(

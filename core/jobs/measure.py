@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Self
 
 from treadle.hardware.gauges import Gauge, open_gauge
+from treadle.hardware.memory import container_limit_gib
 from treadle.hardware.pools import Kind
 from treadle.records import Part
 from treadle.waiting import is_waiting
@@ -137,7 +138,7 @@ class Meter:
         """What was used until now, or until `stop`."""
         seconds = max((self._until or time.monotonic()) - self._from, 1e-6)
         cpu = max(_own_cpu() + _children()[1] - self._cpu_from, 0)
-        cores, peak = usable_cores(), max(self._peak_bytes, _own_peak())
+        cores, peak = usable_cores(), max(self._peak_bytes, own_peak())
         shares = {name: self._share(name) for name in ("reading", "fitting", "waiting", "blocked")}
         limit = self.limit_gib or container_limit_gib()
         return Use(
@@ -240,23 +241,14 @@ def usable_cores() -> float:
     return cores
 
 
-def container_limit_gib() -> float | None:
-    """The container's limit on memory, where this process sees one below what the machine has."""
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            limit = int(Path(name).read_text())
-            if limit < os.sysconf("SC_PHYS_PAGES") * _PAGE:
-                return limit / _GIB
-    return None
-
-
 def _own_cpu() -> float:
     """Processor seconds of this process and of the children that it has waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def _own_peak() -> int:
+def own_peak() -> int:
+    """The most bytes that this process held at once."""
     # Not ru_maxrss where there is a choice: it begins with what the parent held when it forked.
     with suppress(OSError), open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))

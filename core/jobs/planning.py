@@ -15,6 +15,7 @@ from treadle.errors import Refusal
 from treadle.hardware.backends import get_backend
 from treadle.hardware.catalogue import price_of, why_unpriced
 from treadle.hardware.chosen import with_machine
+from treadle.hardware.devices import refuse_missing_devices
 from treadle.hardware.policy import labels_of, refuse_by_policy, workers_of
 from treadle.hardware.pools import Pool
 from treadle.hardware.reach import refuse_store_out_of_reach
@@ -24,7 +25,7 @@ from treadle.leases import lease
 from treadle.models.compiled import refuse_champion
 from treadle.models.devices import refuse_device
 from treadle.session import Session
-from treadle.words import moment
+from treadle.words import moment, money, portion
 
 _WARNED_AT = (0.5, 0.8)
 
@@ -106,7 +107,8 @@ def plan_job(
     """
     loop, now = session.loop, clock()
     refuse_closed(pool, now)
-    refuse_device(loop, pool.kind, stage)
+    refuse_device(loop, pool.kind, stage, pool=pool.name)
+    refuse_missing_devices(pool)
     if stage == "deploy":
         refuse_champion(session.store, session.log, pool.kind)
     refuse_by_policy(loop, stage, session.track, pool)
@@ -177,11 +179,13 @@ def _beyond_budget(session: Session, stage: str, pool: Pool, plan: Plan, now: da
 def _sum_in_words(
     loop: str, month: str, monthly: float, spent: float, under_way: float, job: float | None
 ) -> str:
-    runs = f", {under_way:,.2f} in jobs that run" if under_way else ""
-    this = ", and what this job costs is not known" if job is None else f", and this job may cost {job:,.2f}"
+    runs = f", {money(under_way)} in jobs that run" if under_way else ""
+    this = (
+        ", and what this job costs is not known" if job is None else f", and this job may cost {money(job)}"
+    )
     share = (spent + under_way + (job or 0)) / monthly
-    head = f"the budget of {loop} is {monthly:,.2f} USD a month"
-    return f"{head}; {month} has {spent:,.2f} spent{runs}{this}: {share:.0%}"
+    head = f"the budget of {loop} is {money(monthly)} USD a month"
+    return f"{head}; {month} has {money(spent)} spent{runs}{this}: {portion(share)}"
 
 
 def refuse_closed(pool: Pool, now: datetime) -> None:

@@ -6,7 +6,6 @@ check_pool ─► `treadle job --devices` there ─► Here, as JSON among its l
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 import uuid
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from treadle.errors import SpecError, Transient
@@ -23,17 +23,21 @@ from treadle.hardware.devices import devices_seen, remedy_of
 from treadle.hardware.gauges import open_gauge
 from treadle.hardware.levels import level_of
 from treadle.hardware.look import stage_labels
+from treadle.hardware.memory import is_short, memory_gib
 from treadle.hardware.policy import job_violations, tags_of_pool
 from treadle.hardware.pools import Kind, Pool
 from treadle.jobs.command import grace_s, role_of, treadle_job
 from treadle.jobs.file import treadle_version
-from treadle.jobs.measure import container_limit_gib, usable_cores
+from treadle.jobs.measure import own_peak, usable_cores
 from treadle.jobs.planning import refuse_closed
 from treadle.records import Json, Part
 from treadle.redaction import redacted
+from treadle.words import counted
 
 _MARK = "treadle-devices "
 _LIMIT_S, _TAIL = 900, 10
+# What every stage that touches rows loads before it has any.
+_LIBRARIES = ("duckdb", "pandas", "pyarrow")
 
 
 class Here(Part):
@@ -45,6 +49,7 @@ class Here(Part):
         neuron: Neuron devices, by device file.
         models: Names of the accelerators, where the machine has something that tells.
         memory_gib: Of the machine, or the container's limit.
+        own_gib: What a process of treadle took there, with the libraries of the stages and without any rows.
     """
 
     treadle: str
@@ -53,6 +58,7 @@ class Here(Part):
     machine: str
     cores: float
     memory_gib: float | None
+    own_gib: float
     gpu: tuple[str, ...]
     neuron: tuple[str, ...]
     models: tuple[str, ...]
@@ -60,10 +66,10 @@ class Here(Part):
 
 def here() -> Here:
     """This machine."""
-    memory = container_limit_gib()
-    if memory is None:
-        with suppress(ValueError, OSError):
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    memory = memory_gib()
+    for library in _LIBRARIES:
+        with suppress(ImportError):
+            import_module(library)
     return Here(
         treadle=treadle_version(),
         python=platform.python_version(),
@@ -71,6 +77,7 @@ def here() -> Here:
         machine=platform.machine(),
         cores=usable_cores(),
         memory_gib=None if memory is None else round(memory, 1),
+        own_gib=round(own_peak() / 2**30, 2),
         gpu=tuple(devices_seen("gpu")),
         neuron=tuple(devices_seen("trainium")),
         models=_models("gpu"),
@@ -182,7 +189,9 @@ def check_pool(
         seconds=round(time.monotonic() - started, 2),
         here=found,
         selftest=proof,
-        tail=tuple(redacted(line) for line in lines if line)[-_TAIL:] if problems else (),
+        tail=tuple(redacted(line) for line in lines if line and _MARK not in line)[-_TAIL:]
+        if problems
+        else (),
     )
 
 
@@ -248,8 +257,16 @@ def _job_problems(
     if status is None:
         return [f"it did not end within {patience_s:g} s and was cancelled"]
     if status.state != "succeeded" and (proof is None or proof.get("ok")):
-        return [f"the job {status.state}{f': {redacted(status.reason)}' if status.reason else ''}"]
+        small = (
+            ". Treadle itself does not fit there: raise memory_gib" if _lacks_memory(status, found) else ""
+        )
+        return [f"the job {status.state}{f': {redacted(status.reason)}' if status.reason else ''}{small}"]
     return [] if found else ["the job ended well and told nothing: does its backend give the log?"]
+
+
+def _lacks_memory(status: Status, found: Here | None) -> bool:
+    """Whether the job was ended for its memory before it told anything: it had loaded libraries and no rows."""
+    return found is None and "out of memory" in status.reason
 
 
 def _versions(there: str) -> str:
@@ -270,14 +287,21 @@ def _against(pool: Pool, found: Here) -> list[str]:
         )
     if pool.cpu is not None and found.cores < min(pool.cpu, 1e9) - 0.01:
         problems.append(
-            f"the pool promises {pool.cpu:g} cores; the job on {found.node} may use {found.cores:g}"
+            f"the pool promises {counted(pool.cpu, 'core')}; the job on {found.node} may use {found.cores:g}"
         )
-    if (
-        pool.memory_gib is not None
-        and found.memory_gib is not None
-        and found.memory_gib < pool.memory_gib * 0.9
-    ):
-        problems.append(
-            f"the pool promises {pool.memory_gib:g} GiB of memory; {found.node} has {found.memory_gib:g}"
-        )
-    return problems
+    return problems + _memory_problems(pool, found)
+
+
+def _memory_problems(pool: Pool, found: Here) -> list[str]:
+    """What is wrong with `memory_gib`: more than the machine has, or less than treadle itself takes there."""
+    promised, has = pool.memory_gib, found.memory_gib
+    if promised is None:
+        return []
+    if is_short(has, promised):
+        return [f"the pool promises {promised:g} GiB of memory; {found.node} has {has:g}"]
+    if found.own_gib > promised:
+        return [
+            f"the pool gives a job {promised:g} GiB of memory, and treadle with the libraries of its stages takes"
+            f" {found.own_gib:g} GiB before it has any rows: every stage would be ended there. Raise memory_gib"
+        ]
+    return []

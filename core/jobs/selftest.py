@@ -26,6 +26,7 @@ from treadle.hardware.pools import Kind
 from treadle.jobs.file import treadle_version
 from treadle.jobs.measure import usable_cores
 from treadle.records import Json
+from treadle.words import counted
 
 if TYPE_CHECKING:
     from treadle.models.predictor import FitTask, Flavour, Floats
@@ -110,7 +111,7 @@ def _kind(device: str | None) -> Kind:
 def _device(kind: Kind) -> str:
     """What is there; raises UserError where it is not."""
     if kind == "cpu":
-        return f"{platform.machine()}, {usable_cores():g} cores"
+        return f"{platform.machine()}, {counted(usable_cores(), 'core')}"
     seen = devices_seen(kind)
     if not seen:
         raise UserError(

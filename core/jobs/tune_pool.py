@@ -32,7 +32,7 @@ from treadle.stages import train as train_stage
 from treadle.steps import key_context
 from treadle.store import Store, open_store
 from treadle.walk import NEEDS
-from treadle.words import counted
+from treadle.words import counted, money
 
 TRACK = "tune-pool"
 MEASURED = ("prepare", "featurize", "train", "evaluate")
@@ -356,7 +356,7 @@ def _by_cost(stage: str, ended: Sequence[Trial]) -> str:
         text = f"{first.pool} and {second.pool} cost about the same{for_what}."
         return f"{text} {fastest.pool} is the fastest, with {fastest.seconds:,.1f} s."
     times = price(second) / price(first) if price(first) else None
-    more = f"{times:.1f} times as much" if times else f"{price(second):.3g} USD, and it nothing"
+    more = f"{times:.1f} times as much" if times else f"{money(price(second))} USD, and it nothing"
     text = f"Take {first.pool}: {second.pool}, the next, costs {more}{for_what}."
     if fastest.pool == first.pool:
         return f"{text} It is the fastest, too, with {fastest.seconds:,.1f} s."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from treadle import spec
-from treadle.errors import SpecError
+from treadle.errors import SpecError, UserError
 from treadle.loop import Loop
 
 DEVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -75,16 +75,54 @@ def stage_problem(stage: str, flavour: str, device: str) -> str | None:
     return compile_problem(flavour, device) if stage == "deploy" else None
 
 
-def refuse_device(loop: Loop, device: str, stage: str = "train") -> None:
+def stage_fix(stage: str, flavour: str, device: str, pools: Mapping[str, str]) -> str:
+    """What to do about a `stage_problem`: the pools that would do, and the flavours that could there.
+
+    Args:
+        stage: train or deploy.
+        flavour: As in `train.flavour`.
+        device: The kind that does not fit.
+        pools: The kind of device by pool, of all pools that there are.
+    """
+    kinds = DEVICES.get(flavour, ("cpu", "gpu")) if stage == "train" else ("cpu", "gpu")
+    fitting = [name for name, kind in sorted(pools.items()) if kind in kinds]
+    here = f" ({', '.join(fitting)})" if fitting else ""
+    able = (
+        [name for name, devices in DEVICES.items() if device in devices] if stage == "train" else [_NETWORKS]
+    )
+    instead = f", or take the flavour {' or '.join(able)}" if able else f"; no flavour trains on {device}"
+    return f"Name a pool of {' or '.join(kinds)} for {stage}{here}{instead}."
+
+
+def refuse_device(loop: Loop, device: str, stage: str = "train", *, pool: str = "") -> None:
     """Nothing, where the loop's flavour can learn on a kind of device, or be compiled for it.
+
+    Args:
+        loop: The loop.
+        device: cpu, gpu, trainium or inferentia.
+        stage: A stage's name.
+        pool: The pool that promises the device, where it is known: what named it is blamed.
 
     Raises:
         SpecError: It can't.
     """
     problem = stage_problem(stage, loop.train.flavour, device)
     if problem:
-        fix = f"Name another pool for {stage}, or another flavour."
-        raise SpecError([loop.fault(f"pools.{stage}", problem, fix)])
+        fix = stage_fix(stage, loop.train.flavour, device, kinds_by_pool(loop))
+        told = (problem, fix)
+        raise SpecError(
+            [loop.pool_fault(stage, pool, *told) if pool else loop.fault(f"pools.{stage}", *told)]
+        )
+
+
+def kinds_by_pool(loop: Loop) -> dict[str, str]:
+    """The kind of device of each pool that a loop may name; none of them where one is described wrongly."""
+    from treadle.hardware.pools import known_pools
+
+    try:
+        return {name: pool.kind for name, pool in known_pools(loop).items()}
+    except UserError:
+        return {}
 
 
 def precision_of(train: spec.Train, device: str) -> str:

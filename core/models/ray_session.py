@@ -130,8 +130,9 @@ def _share(ray: Any, count: int, threads: int, device: str) -> Workers:
     has = ray.cluster_resources()
     for name, amount in {"CPU": float(cpus), **asked}.items():
         if has.get(name, 0) < amount:
+            who = f"each of {count} workers" if count > 1 else "the worker"
             raise UserError(
-                f"each of {count} workers needs {amount:g} {name}, and the Ray cluster has {has.get(name, 0):g}:"
+                f"{who} needs {amount:g} {name}, and the Ray cluster has {has.get(name, 0):g}:"
                 " take another pool, or other resources of it."
             )
     return Workers(count, cpus, asked)

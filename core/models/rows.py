@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from treadle.clock import format_instant
-from treadle.errors import DataRefused, UserError
+from treadle.clock import format_duration, format_instant
+from treadle.errors import DataRefused, SpecError, UserError
 from treadle.models.schema import InputSchema
+from treadle.words import lasting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +66,7 @@ def prepare_rows(
         tail: The newest rows to mark; left out, those of early stopping.
 
     Raises:
-        UserError: Too few rows to fit on, or none in the tail.
+        UserError: Too few rows to fit on, or none in the tail. SpecError: A tail that leaves too few.
         DataRefused: The labels have one class only, or are not of the task.
     """
     import pyarrow as pa
@@ -76,7 +77,9 @@ def prepare_rows(
     if tail is None and stopping is not None:
         tail = Tail(stopping.newest, "early stopping", "train.early_stopping.newest")
     newest = _newest(tail, times_us, trained_through)
-    _require_enough(y[~newest], newest, tail.purpose if tail else "", hint)
+    if tail is not None:
+        _refuse_long_tail(loop, tail, times_us, newest, trained_through)
+    _require_enough(y[~newest], newest, tail, hint)
     schema = InputSchema.learn(table.filter(pa.array(~newest)), columns)
     return Rows(schema, schema.encode(table), y, times_us, newest, classes)
 
@@ -160,13 +163,53 @@ def _newest(tail: Tail | None, times_us: Ints, trained_through: datetime) -> NDA
     return newest
 
 
-def _require_enough(y: Floats, newest: NDArray[np.bool_], purpose: str, hint: Callable[[], str]) -> None:
+def _refuse_long_tail(
+    loop: Loop, tail: Tail, times_us: Ints, newest: NDArray[np.bool_], trained_through: datetime
+) -> None:
+    """Nothing, where enough rows are left to fit on, or a shorter tail would not help.
+
+    Raises:
+        SpecError: At the field that says how long the tail is, with the length that would leave enough.
+    """
+    left = int((~newest).sum())
+    if left >= MIN_ROWS or len(times_us) <= MIN_ROWS:
+        return
+    first, last = _instant(int(times_us.min())), _instant(int(times_us.max()))
+    most = _whole(trained_through - _instant(int(np.sort(times_us)[MIN_ROWS - 1])))
+    if most <= trained_through - last:
+        return
+    usual = _whole(trained_through - (first + (last - first) * 0.8))
+    such_as = f"{format_duration(usual)}, say, and at most to " if usual < most else "at most "
+    problem = (
+        f"the newest {format_duration(tail.newest)} are kept for {tail.purpose}, and the {len(times_us):,} labelled"
+        f" rows span {lasting(last - first)}, {first:%Y-%m-%d} to {last:%Y-%m-%d}: {left or 'none'} of them"
+        f" {'is' if left == 1 else 'are'} left to fit on, and at least {MIN_ROWS} are needed."
+    )
+    fix = f"Set it to {such_as}{format_duration(most)}, or choose a later as_of or a longer window."
+    raise SpecError([loop.fault(tail.field, problem, fix)])
+
+
+def _whole(length: timedelta) -> timedelta:
+    """The longest time below a length that is a whole number of days; where that is none, of hours, or of seconds."""
+    units = (timedelta(days=1), timedelta(hours=1), timedelta(seconds=1))
+    shorter = length - timedelta(microseconds=1)
+    return next((unit * (shorter // unit) for unit in units if shorter >= unit), timedelta(0))
+
+
+def _instant(time_us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
+
+
+def _require_enough(y: Floats, newest: NDArray[np.bool_], tail: Tail | None, hint: Callable[[], str]) -> None:
     """Raises where the rows to fit on are too few or of one class."""
-    taken = f" beside the {int(newest.sum())} kept for {purpose}" if newest.any() else ""
+    taken = f" beside the {int(newest.sum())} kept for {tail.purpose}" if tail else ""
     if len(y) < MIN_ROWS:
         raise UserError(
             f"only {len(y)} labelled rows{taken} to learn from, and at least {MIN_ROWS} are needed: choose a "
             f"later as_of, a longer window or a shorter holdout. {hint()}".rstrip()
         )
     if (y == y[0]).all():
-        raise DataRefused(f"the {len(y)} rows to learn from{taken} all have the same label:", [f"{y[0]:g}"])
+        shorten = f"; shorten {tail.field} or look at the data" if tail else ""
+        raise DataRefused(
+            f"the {len(y)} rows to learn from{taken} all have the same label{shorten}:", [f"{y[0]:g}"]
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from treadle import spec
 from treadle.loop import Loop
 from treadle.models.rows import MIN_ROWS
 
@@ -19,7 +20,7 @@ def when_enough(loop: Loop, table: pa.Table, as_of: datetime) -> str:
     """A sentence on where in time the known labels lie, and at which `as_of` enough of them can be learned from.
 
     Args:
-        loop: Says how long delay, holdout, window and the newest rows of early stopping are.
+        loop: Says how long delay, holdout, window and the newest rows of early stopping or a search are.
         table: `event_time`, `label` and `label_known_at` of every row of the feature set.
         as_of: Where there are too few.
     """
@@ -38,6 +39,14 @@ def when_enough(loop: Loop, table: pa.Table, as_of: datetime) -> str:
     return f"{found}: with these settings no as_of has {MIN_ROWS} of them to learn from."
 
 
+def newest_of(loop: Loop) -> timedelta | None:
+    """How long the newest rows are that no fit sees: those of early stopping, else of a search; None without both."""
+    stopping, tune = loop.train.early_stopping, loop.train.tune
+    if stopping is not None:
+        return stopping.newest
+    return (tune.newest or spec.EarlyStopping().newest) if tune is not None else None
+
+
 def usable_days(loop: Loop, times_us: Any, known_us: Any) -> list[datetime]:
     """The midnights in UTC, within the loop's history, at which `MIN_ROWS` of the labels can be learned from.
 
@@ -48,9 +57,9 @@ def usable_days(loop: Loop, times_us: Any, known_us: Any) -> list[datetime]:
     """
     import numpy as np
 
-    data, stopping = loop.data, loop.train.early_stopping
+    data = loop.data
     kept = _length(data.label_delay + data.holdout)
-    newest = _length(stopping.newest) if stopping else 0
+    newest = _length(newest_of(loop) or timedelta(0))
     # A row can be fitted on from the first of these as_ofs on, and up to the second.
     from_us = np.maximum(times_us + kept + newest, known_us)
     until_us, last = np.full(len(times_us), np.iinfo(np.int64).max), from_us.max()
@@ -59,7 +68,7 @@ def usable_days(loop: Loop, times_us: Any, known_us: Any) -> list[datetime]:
         last = until_us.max()
     days = np.arange(from_us.min() // _DAY_US, last // _DAY_US + 2) * _DAY_US
     enough = _between(days, from_us, until_us) >= MIN_ROWS
-    if stopping:
+    if newest:
         stop_from = np.maximum(times_us + kept, known_us)
         enough &= _between(days, stop_from, np.maximum(times_us + kept + newest, stop_from)) >= 1
     if loop.history.to is not None:

@@ -95,7 +95,7 @@ def _asset(
         backfill_policy=dg.BackfillPolicy.multi_run(1) if windows and stage in CHAIN else None,
         required_resource_keys={"treadle"},
         op_tags={"treadle/loop": loop.name, "treadle/stage": stage},
-        pool=loop.pools.get(stage),
+        pool=loop.pool_names.get(stage),
     )
     @_read_before
     def step(context):  # type: ignore[no-untyped-def]  # Dagster reads hints anew for each asset: a fifth of its load

@@ -123,8 +123,8 @@ def test_a_policy_that_is_not_there_is_told(folder: Path, monkeypatch: pytest.Mo
     ("text", "line", "words"),
     [
         ("regions: [eu-*]\nregion: eu\n", 2, "Did you mean 'regions'?"),
-        ("dearest_job: -1\n", 1, "greater than 0"),
-        ("regions: eu-west-1\n", 1, "does not fit"),
+        ("dearest_job: -1\n", 1, "-1 is not above 0"),
+        ("regions: eu-west-1\n", 1, "not a list. Write [eu-west-1]."),
         ("- a\n", 1, "a policy is a mapping"),
     ],
 )

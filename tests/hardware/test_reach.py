@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import treadle
 from small import write_small_loop
 from treadle import jobs
 from treadle.check import Finding, check
-from treadle.errors import UserError
+from treadle.errors import MissingPackage, UserError
 from treadle.hardware.kubernetes.backend import KubernetesBackend
 from treadle.hardware.local import LocalBackend
+from treadle.hardware.look import look_at
 from treadle.hardware.pools import Pool
 from treadle.hardware.ray.backend import RayBackend
 from treadle.hardware.reach import refuse_store_out_of_reach
@@ -118,9 +120,54 @@ def test_a_job_costs_what_the_machine_costs_that_its_backend_chooses(
     assert named.usd == 3.0
 
 
+def test_a_chosen_machine_without_cards_has_its_price_too(loop: treadle.Loop, s3_environment: str) -> None:
+    session = open_session(loop, as_of=FIRST, store="s3://treadle/plain", who="ann")
+    plan = plan_job(session, "prepare", Pool.model_validate({**AWS, "cpu": 4}))
+    assert (plan.instance_type, plan.usd_per_hour) == ("ml.m5.xlarge", 0.192)
+    assert "SageMaker's own is higher" in plan.price
+
+
 def test_a_chosen_machine_without_a_price_is_named_as_such(loop: treadle.Loop, s3_environment: str) -> None:
-    pool = Pool.model_validate({**AWS, "cpu": 4})
-    session = open_session(loop, as_of=FIRST, store="s3://treadle/unpriced", who="ann")
-    plan = plan_job(session, "prepare", pool)
+    pool = Pool.model_validate({**AWS, "accelerator": "trainium2", "count": 16})
+    session = open_session(
+        loop.model_copy(update={"train": loop.train.model_copy(update={"flavour": "torch"})}),
+        as_of=FIRST,
+        store="s3://treadle/unpriced",
+        who="ann",
+    )
+    plan = plan_job(session, "train", pool)
     assert plan.usd_per_hour is None
-    assert "no ml.m5.xlarge" in plan.price
+    assert "knows ml.trn2.48xlarge without a price" in plan.price
+
+
+@pytest.mark.parametrize(
+    ("about", "package"), [(CLUSTER, "kubernetes"), (AWS, "boto3")], ids=["kubernetes", "sagemaker"]
+)
+def test_a_fault_of_ones_own_is_told_before_a_missing_package_and_neither_leaves_a_job(
+    loop: treadle.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, about: dict[str, Any], package: str
+) -> None:
+    pool = Pool.model_validate(about)
+    for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    session = open_session(loop, as_of=FIRST, store=tmp_path / "store", who="ann")
+    with pytest.raises(UserError, match="is a folder of this machine"):
+        jobs.submit(session, "prepare", pool, {})
+    wrong = pool.model_copy(update={"options": {**pool.options, "bukcet": "x"}})
+    monkeypatch.setattr("treadle.jobs.planning.refuse_store_out_of_reach", lambda *given: None)
+    with pytest.raises(UserError, match="bukcet"):
+        jobs.submit(session, "prepare", wrong, {})
+    with pytest.raises(MissingPackage, match=rf'{package} is needed to run jobs on .*pip install "treadle\['):
+        jobs.submit(session, "prepare", pool, {})
+    assert session.store.list(f"jobs/{loop.name}") == []
+    (view,) = look_at([pool])
+    assert f"{package} is needed" in view.why_not
+
+
+def test_a_run_whose_later_stage_can_not_reach_the_store_does_not_begin(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    (loop.folder / "pools.yaml").write_text("cluster: {backend: kubernetes, image: treadle:1}\n")
+    store = tmp_path / "store"
+    with pytest.raises(UserError, match="is a folder of this machine"):
+        treadle.run(loop, as_of=FIRST, store=store, pools={"train": "cluster"})
+    assert not list(store.glob("records/**/*.json")), "nothing was prepared for nothing"

@@ -13,7 +13,6 @@ import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,18 +41,11 @@ _log = logging.getLogger(__name__)
 
 
 class KubernetesBackend:
-    """See Backend. `config_file`: a kubeconfig instead of `KUBECONFIG`, `~/.kube/config` or the pod's own account.
-
-    Raises:
-        ImportError: The package `kubernetes` is not installed.
-    """
+    """See Backend. `config_file`: a kubeconfig instead of `KUBECONFIG`, `~/.kube/config` or the pod's own account."""
 
     name = "kubernetes"
 
     def __init__(self, config_file: Path | None = None) -> None:
-        # Where it is missing is told now, and not at the first job.
-        if find_spec("kubernetes") is None:
-            raise ModuleNotFoundError("No module named 'kubernetes'", name="kubernetes")
         self.config_file = str(config_file) if config_file else None
 
     def capabilities(self) -> Capabilities:

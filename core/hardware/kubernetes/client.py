@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from treadle.errors import Transient, TreadleError, UserError
+from treadle.errors import MissingPackage, Transient, TreadleError, UserError
 from treadle.hardware.backend import Json
 from treadle.redaction import redacted
 
@@ -135,7 +135,10 @@ def _client(context: str | None, config_file: str | None) -> Any:
 
     Kept, as it renews its own token, and as a program that gives credentials may take a second.
     """
-    config = import_module("kubernetes.config")
+    try:
+        config: Any = import_module("kubernetes.config")
+    except ImportError as error:
+        raise MissingPackage("kubernetes", "run jobs on kubernetes", "kubernetes") from error
     try:
         if config_file or Path("~/.kube/config").expanduser().exists():
             made = config.new_client_from_config(config_file=config_file, context=context)

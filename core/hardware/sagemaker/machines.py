@@ -12,6 +12,7 @@ from typing import Literal
 from treadle.errors import UserError
 from treadle.hardware.backend import Resources
 from treadle.hardware.pools import Pool
+from treadle.words import counted
 
 Api = Literal["training", "processing"]
 Kind = Literal["training", "processing", "transform"]
@@ -108,8 +109,8 @@ def _compare(pool: Pool, wanted: Resources, kind: Kind, machine: Machine) -> Non
         raise UserError(f"the pool {pool.name}: {kind} jobs have no {machine.name}; it is for: {where}.")
     if wanted.count != machine.count:
         raise UserError(
-            f"the pool {pool.name} says count: {wanted.count}; {machine.name} has {machine.count} accelerators, and a"
-            " job gets all of them. Correct one of them."
+            f"the pool {pool.name} says count: {wanted.count}; {machine.name} has"
+            f" {counted(machine.count, 'accelerator')}, and a job gets all of its machine. Correct one of them."
         )
     for what, asked, there in (
         ("cpu", wanted.cpu or 0, machine.cpu),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from treadle import spec
+from treadle.words import sentence
 
 OBJECTIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -168,7 +169,7 @@ def problems(train: spec.Train) -> list[str]:
     """What is wrong with a train section for xgboost, each as `field: problem`."""
     params = train.params
     faults = [(name, _problem(name, value)) for name, value in params.items()]
-    found = [f"params.{name}: {problem}." for name, problem in faults if problem]
+    found = [f"params.{name}: {sentence(problem)}" for name, problem in faults if problem]
     for first, second in _SAME:
         if first in params and second in params:
             found.append(f"params.{second}: is the same as {first}; give one of them.")
