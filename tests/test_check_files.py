@@ -193,6 +193,23 @@ def test_a_device_that_this_machine_lacks_is_no_error_of_the_loop(
     assert check(path, only=["TR058"]) == []
 
 
+@pytest.mark.parametrize(
+    ("about", "severity", "words"),
+    [
+        ("image: treadle:1", "error", "the local backend runs none"),
+        ("options: {devises: [0]}", "error", "no option 'devises'"),
+        ("accelerator: gpu, count: 2, max_jobs: 2, options: {devices: [0]}", "error", "has 1 device"),
+        ("cpu: 4096", "info", "asks for 4096 cores a job; this machine has"),
+    ],
+)
+def test_what_no_machine_could_do_on_a_pool_of_this_one_is_an_error(
+    tmp_path: Path, about: str, severity: str, words: str
+) -> None:
+    (found,) = check(in_pools(tmp_path, f"here: {{{about}}}\n", train="here"), only=["TR058"])
+    assert (found.severity, found.field) == (severity, "pools.train")
+    assert words in found.evidence
+
+
 # Overrides.
 
 

@@ -141,15 +141,27 @@ def unfit_pool(context: CheckContext) -> Iterator[Hit]:
 
 
 def _by_this_machine(context: CheckContext, stage: str, pool: Pool) -> Iterator[Hit]:
-    """What a run from here would be refused for. Who checks may sit elsewhere than who runs, so it is no error."""
+    """What no machine could do, and what a run from here would be refused for: who checks may sit elsewhere."""
+    from treadle.hardware.backends import get_backend
     from treadle.hardware.devices import refuse_missing_devices
+    from treadle.hardware.look import refuse_what_it_can_not
 
+    field, backend = f"pools.{stage}", get_backend(pool.backend)
+    anywhere = pool.model_copy(update={"cpu": None, "memory_gib": None})
     try:
+        refuse_what_it_can_not(backend, anywhere, {"stage": stage})
+    except UserError as error:
+        yield context.hit(field, str(error))
+        return
+    elsewhere = "A run that begins on this machine is refused; one that begins where they are is not."
+    try:
+        refuse_what_it_can_not(backend, pool, {"stage": stage})
         refuse_missing_devices(pool)
     except SpecError as error:
         (fault,) = error.faults
-        why = f"{fault.problem} A run that begins on this machine is refused; one that begins where they are is not."
-        yield context.unchecked(f"pools.{stage}", why, fault.fix)
+        yield context.unchecked(field, f"{fault.problem} {elsewhere}", fault.fix)
+    except UserError as error:
+        yield context.unchecked(field, f"{error} {elsewhere}", "Correct the pool, or name another.")
 
 
 def _by_backend(context: CheckContext, stage: str, pool: Pool) -> Iterator[Hit]:
