@@ -17,6 +17,7 @@ TreadleError            every error that treadle raises on purpose; `exit_code` 
 │   └── LogBroken       the release log's chain of hashes does not hold
 ├── JobFailed           3: a job on a pool ended without a result
 └── Transient           3: a retry can help (`retryable` is true)
+    └── NotSent         nobody could be asked: the request surely did not arrive
 """
 
 from __future__ import annotations
@@ -190,6 +191,10 @@ class Transient(TreadleError):
     retryable = True
 
 
+class NotSent(Transient):
+    """No connection came about, so that the request surely did not arrive: nothing was started by it."""
+
+
 class JobFailed(TreadleError):
     """A job on a pool ended without a result.
 
@@ -199,17 +204,15 @@ class JobFailed(TreadleError):
         reason: The backend's words.
         attempts: How often it was tried.
         tail: The last lines that it printed.
+        id: By which `treadle jobs follow` finds it; empty where that is not known.
     """
 
-    def __init__(self, job: str, state: str, reason: str, attempts: int, tail: Sequence[str] = ()) -> None:
-        super().__init__(job, state, reason, attempts, tuple(tail))
-        self.job, self.state, self.reason, self.attempts, self.tail = (
-            job,
-            state,
-            reason,
-            attempts,
-            tuple(tail),
-        )
+    def __init__(
+        self, job: str, state: str, reason: str, attempts: int, tail: Sequence[str] = (), id: str = ""
+    ) -> None:
+        super().__init__(job, state, reason, attempts, tuple(tail), id)
+        self.job, self.state, self.reason, self.attempts = job, state, reason, attempts
+        self.tail, self.id = tuple(tail), id
 
     @property
     def retryable(self) -> bool:  # type: ignore[override]
@@ -226,7 +229,12 @@ class JobFailed(TreadleError):
     def _remedy(self) -> str:
         if any("No module named treadle" in line for line in self.tail):
             return 'There is no treadle for that interpreter: pip install "treadle[stages]" into it, or into the image.'
-        return _REMEDIES.get(self.state, "Its log says more; run again when that is put right.")
+        if remedy := _REMEDIES.get(self.state):
+            return remedy
+        if not self.tail:
+            return "Run again when that is put right."
+        where = f"treadle jobs follow {self.id}" if self.id else "its log"
+        return f"All that it printed: {where}. Run again when that is put right."
 
 
 _ENDED = {

@@ -146,6 +146,7 @@ def lease(
     ttl_s: float = 30,
     wait: bool = True,
     done: Callable[[], bool] = lambda: False,
+    words: str = "",
     say: Callable[[str], None] = log.info,
 ) -> Iterator[Lease]:
     """Holds a lease during long work, renewed in the background; other processes wait and adopt the result.
@@ -158,6 +159,7 @@ def lease(
         ttl_s: Seconds until a lease that nobody renews is free.
         wait: Wait while another process has it; else yield at once a lease that is not held.
         done: Whether the result is there by now: asked while waiting and once more after it.
+        words: What the other process is doing; left out: the name, and that it is at it.
         say: Takes one line when the wait begins.
 
     Yields:
@@ -173,7 +175,7 @@ def lease(
         ...         train()
     """
     taken = Lease(store, name, ttl_s)
-    if not _take(taken, wait=wait, done=done, say=say):
+    if not _take(taken, wait=wait, done=done, words=words, say=say):
         yield Lease(store, name, ttl_s, held=False)
         return
     try:
@@ -182,7 +184,9 @@ def lease(
         taken._give_back()
 
 
-def _take(wanted: Lease, *, wait: bool, done: Callable[[], bool], say: Callable[[str], None]) -> bool:
+def _take(
+    wanted: Lease, *, wait: bool, done: Callable[[], bool], words: str, say: Callable[[str], None]
+) -> bool:
     """Whether the lease was taken, in the end; False when there is nothing left to do."""
     pause, waited = _FIRST_PAUSE_S, False
     while True:
@@ -195,7 +199,8 @@ def _take(wanted: Lease, *, wait: bool, done: Callable[[], bool], say: Callable[
         if not wait or done():
             return False
         if not waited:
-            say(f"{wanted.name[:60]}: process {holder.pid} on {holder.host.split('/')[0]} is at it; waiting")
+            who = f"process {holder.pid} on {holder.host.split('/')[0]}"
+            say(f"{words} ({who}); waiting" if words else f"{wanted.name[:60]}: {who} is at it; waiting")
             waited = True
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,17 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from treadle.errors import Fault, SpecError
+
+
+class Unfit(ValueError):
+    """A value that its field can't have, for validators: what is wrong, and apart from it what to write instead."""
+
+    def __init__(self, problem: str, fix: str = "") -> None:
+        super().__init__(problem, fix)
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.fix}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,17 @@ class LoopFile:
         while dotted and dotted not in self.lines:
             dotted = dotted.rpartition(".")[0]
         return self.lines.get(dotted, 1)
+
+    def left_over(self, dotted: str, section: str, *, by: str) -> str:
+        """What else to give to `--set`, where it replaced the field `by` and a section that went with it stays; or "".
+
+        Args:
+            dotted: A field of the section that does not go with the new value.
+            section: The section.
+            by: The field on whose value the section depends.
+        """
+        left = self.place_of(by)[0] == "--set" != self.place_of(dotted)[0]
+        return f'Give --set "{section}={{}}" too.' if left and dotted.startswith(f"{section}.") else ""
 
 
 def read_loop_file(path: Path, *, what: str = "loop file", begin: str = "`name:`") -> LoopFile:
@@ -88,8 +111,11 @@ def read_loop_file(path: Path, *, what: str = "loop file", begin: str = "`name:`
     if not isinstance(content, dict):
         raise SpecError([Fault(str(path), 1, "", f"a {what} is a mapping.", f"Begin with {begin}.")])
     if twice:
-        problem, fix = "this key stands twice in its section.", "Keep one of the two."
-        faults = [Fault(str(path), line, key, problem, fix) for key, line in twice]
+        problem = "this key stands twice in its section, also in line {}."
+        faults = [
+            Fault(str(path), line, key, problem.format(before), "Keep one of the two.")
+            for key, line, before in twice
+        ]
         raise SpecError(faults)
     # YAML 1.1 reads the key `on:` as true; in a loop it is a word.
     return LoopFile(path, _word_keys(content), lines, text=text)
@@ -107,15 +133,15 @@ def _word_keys(value: Any) -> Any:
     return [_word_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def _walk(node: Any, prefix: str, lines: dict[str, int]) -> Iterator[tuple[str, int]]:
-    """Fills `lines` and yields keys that stand twice."""
+def _walk(node: Any, prefix: str, lines: dict[str, int]) -> Iterator[tuple[str, int, int]]:
+    """Fills `lines` and yields keys that stand twice, each with its line and that of the first."""
     if node.id == "mapping":
-        seen = set()
+        seen: dict[Any, int] = {}
         for key, value in node.value:
             dotted = f"{prefix}.{key.value}" if prefix else str(key.value)
             if key.value in seen:
-                yield dotted, key.start_mark.line + 1
-            seen.add(key.value)
+                yield dotted, key.start_mark.line + 1, seen[key.value]
+            seen.setdefault(key.value, key.start_mark.line + 1)
             lines[dotted] = key.start_mark.line + 1
             yield from _walk(value, dotted, lines)
     elif node.id == "sequence":
@@ -167,6 +193,8 @@ def faults_of(error: ValidationError, model: type[BaseModel], file: LoopFile | N
     """Pydantic's complaints as faults with file, line, field and what would be right."""
     faults: list[Fault] = []
     for item in error.errors(include_url=False):
+        if _is_passed_over(item):
+            continue
         location = [part for part in item["loc"] if not (isinstance(part, str) and _is_no_key(part))]
         dotted = ".".join(str(part) for part in location)
         problem, fix = _words(item, model, location)
@@ -181,10 +209,15 @@ def faults_of(error: ValidationError, model: type[BaseModel], file: LoopFile | N
     return faults
 
 
+def _is_passed_over(item: Any) -> bool:
+    """Whether a complaint is of the branch of a union that was not meant: of the text, where a section stands."""
+    return item["loc"][-1:] == ("str",) and isinstance(item["input"], dict)
+
+
 def _is_no_key(part: str) -> bool:
     """Whether a part of pydantic's location names a branch of a union, or a key itself, and nothing in the file."""
     return part in {"timedelta", "datetime", "str", "[key]"} or part.startswith(
-        ("literal[", "function-", "tagged-union", "lax-or")
+        ("literal[", "function-", "tagged-union", "lax-or", "dict[")
     )
 
 
@@ -201,9 +234,15 @@ def _words(item: Any, model: type[BaseModel], location: Sequence[Any]) -> tuple[
     if kind == "missing":
         return "this key is required.", "Write it."
     if kind == "value_error":
+        error = limits.get("error")
+        if isinstance(error, Unfit):
+            return f"{error.problem.rstrip('.')}.", error.fix
         return item["msg"].removeprefix("Value error, ").rstrip(".") + ".", ""
     if kind == "too_short":
         return "nothing is in it.", "Write at least one."
+    if (either := _EITHER.get(str(location[0]) if location else "")) and _of_a_union(item):
+        noun, fix = either
+        return "no value stands here." if value is None else f"{_shown(value)} is no {noun}.", fix
     if value is None:
         return "no value stands here.", "Write one, or take the key out: then its default counts."
     if kind in _SECTIONS:
@@ -222,6 +261,8 @@ def _words(item: Any, model: type[BaseModel], location: Sequence[Any]) -> tuple[
 
 # A longer list of keys hides what is wrong.
 _NAMED = 8
+# What to write where a text or a section can stand, by the first key above it.
+_EITHER = {"pools": ("pool", "Name a pool of pools.yaml, or describe one by its fields.")}
 _SECTIONS = ("model_type", "model_attributes_type", "dict_type")
 _LIMITS = {
     "greater_than": ("is not above", "Write a number above {}"),
@@ -229,6 +270,11 @@ _LIMITS = {
     "less_than": ("is not below", "Write a number below {}"),
     "less_than_equal": ("is above", "Write {} or less"),
 }
+
+
+def _of_a_union(item: Any) -> bool:
+    """Whether a complaint is of one branch of a text or a section, and not of a key below it."""
+    return str(item["loc"][-1]).startswith(("str", "dict["))
 
 
 def _expected(item: Any) -> list[str]:
@@ -252,7 +298,7 @@ def _mistyped(kind: str, value: Any) -> tuple[str, str] | None:
     if wanted == "int":
         return f"{_shown(value)} is no whole number.", "Write one, such as 20."
     if wanted in ("float", "finite"):
-        return f"{_shown(value)} is no number.", "Write one, such as 0.05."
+        return f"{_shown(value)} is no number.", _number_in(value)
     if wanted == "bool":
         return f"{_shown(value)} is neither true nor false.", "Write true or false."
     if wanted in ("tuple", "list"):
@@ -264,6 +310,18 @@ def _mistyped(kind: str, value: Any) -> tuple[str, str] | None:
     return None
 
 
+def _number_in(value: Any) -> str:
+    """What to write for a text that is no number: its digits, where what follows is the unit that is meant."""
+    found = _WITH_UNIT.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return "Write one, such as 0.05."
+    usual = found["unit"].lower() in _USUAL_UNITS
+    return f"Write {found['digits']}, without a unit." if usual else "Write one without a unit, such as 0.05."
+
+
+_WITH_UNIT = re.compile(r"\s*\$?\s*(?P<digits>\d+(\.\d+)?)\s*(?P<unit>[A-Za-z]*|\$)\s*")
+# Another unit, such as MB, means another number.
+_USUAL_UNITS = ("", "$", "g", "gb", "gi", "gib", "usd", "dollar", "dollars")
 _SHOWN = 40
 
 

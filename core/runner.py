@@ -13,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 
 from treadle.commit import find_record, get_record
-from treadle.errors import UserError
+from treadle.errors import SpecError, UserError
 from treadle.hardware.backends import get_backend
 from treadle.hardware.devices import refuse_missing_devices
+from treadle.hardware.pools import Pool
 from treadle.hardware.reach import refuse_store_out_of_reach
 from treadle.identity import digest_of
 from treadle.loop import Loop
@@ -113,10 +114,7 @@ def run_session(
     wanted = STAGES[STAGES.index(start) : STAGES.index(to) + 1]
     for stage, pool in walk.pools.items():
         if stage in wanted:
-            # Better said now than after the stages before it.
-            refuse_device(session.loop, pool.kind, stage, pool=pool.name)
-            refuse_missing_devices(pool)
-            refuse_store_out_of_reach(get_backend(pool.backend), pool, session.store.uri)
+            _refuse_pool(session, stage, pool)
     if "train" in wanted and ":" not in session.loop.train.flavour:
         accepted_flavour(session.loop)  # likewise; a flavour of the loop's own is imported where it trains
     if any(stage in wanted and stage not in walk.pools for stage in ("release", "deploy")):
@@ -124,6 +122,28 @@ def run_session(
 
         tracking_uri(session.loop, session.store)  # a release needs one: better said now than after training
     return _run_of(session, {stage: walk.record(stage) for stage in wanted})
+
+
+def _refuse_pool(session: Session, stage: str, pool: Pool) -> None:
+    """Nothing, where a stage can run on a pool as far as can be told from here: better said before the first stage.
+
+    Raises:
+        SpecError: At the pool's line, or at who named it. UserError: The pool's machines can't reach the store.
+    """
+    from treadle.hardware.local import refuse_missing_program
+    from treadle.hardware.look import refuse_what_it_can_not
+
+    refuse_device(session.loop, pool.kind, stage, pool=pool.name)
+    refuse_missing_devices(pool)
+    refuse_missing_program(pool)
+    backend = get_backend(pool.backend)
+    try:
+        refuse_what_it_can_not(backend, pool, {"stage": stage})
+    except SpecError:
+        raise
+    except UserError as error:
+        raise SpecError([pool.fault("", str(error))]) from error
+    refuse_store_out_of_reach(backend, pool, session.store.uri)
 
 
 def _run_of(session: Session, records: dict[str, Record]) -> Run:

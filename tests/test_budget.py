@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from processes import call_together
 from small import write_small_loop
 from treadle import jobs
 from treadle.cli import app
-from treadle.errors import Transient, UserError
+from treadle.errors import NotSent, SpecError, Transient, UserError
 from treadle.hardware.pools import Pool
 from treadle.jobs.cost import read_ledger
 from treadle.jobs.file import read_job
-from treadle.jobs.planning import BudgetSpent, PoolClosed, opening, plan_job
+from treadle.jobs.listing import jobs_in
+from treadle.jobs.planning import BudgetSpent, PoolClosed, one_at_a_time, opening, plan_job
 from treadle.session import open_session
 from typer.testing import CliRunner
 from wheel import FIRST
@@ -98,6 +100,11 @@ def test_a_place_that_takes_no_job_for_want_of_credentials_holds_no_money(
     with pytest.raises(UserError, match="no credentials"):
         submitted(session)
     assert read_ledger(session.store, loop.name).under_way == ()
+    (job,) = jobs_in(session.store, loop.name)
+    assert (job.state, job.reason) == (
+        "unsubmitted",
+        "it was not taken, and nothing was started: no credentials were found",
+    )
     # Another job of the loop has the whole budget, though nobody can ask the place about the first.
     assert plan_job(session, "featurize", DOLLAR).usd == 1.0
     Place.raises = None
@@ -107,6 +114,62 @@ def test_a_place_that_takes_no_job_for_want_of_credentials_holds_no_money(
     assert [page.attempt for page, _ in read_ledger(session.store, loop.name).under_way] == [2]
     finished(session, ref, 1800)
     assert [(cost.attempt, cost.usd) for cost in read_ledger(session.store, loop.name).over] == [(2, 0.5)]
+
+
+def test_a_request_that_was_not_sent_holds_no_money_and_is_told_so(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    session = session_of(loop, tmp_path, **budget(1.0))
+    closed = Pool(
+        name="cluster", backend="ray", price=1.0, max_seconds=3600, options={"address": "http://127.0.0.1:9"}
+    )
+    for _ in range(2):
+        with pytest.raises(NotSent, match="refused"):
+            submitted(session, closed)
+    assert read_ledger(session.store, loop.name).under_way == ()
+    (job,) = jobs_in(session.store, loop.name)
+    assert (job.state, job.file.attempt, job.is_over) == ("unsubmitted", 1, True)
+    assert "nothing was started: the Ray cluster at http://127.0.0.1:9 can't be reached" in job.reason
+    assert plan_job(session, "featurize", DOLLAR).usd == 1.0, "another job has the whole budget"
+    Place.raises = NotSent("connection refused")
+    with pytest.raises(NotSent):
+        submitted(session)
+    Place.raises = None
+    ref = submitted(session)
+    assert ref.attempt == 2, "once its place can be reached, the same job has it, too"
+    assert list(Place.jobs) == [ref.handle.name]
+
+
+def test_an_interpreter_that_is_not_there_is_refused_before_anything_is_claimed(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    session = session_of(loop, tmp_path, **budget(1.0))
+    wrong = Pool(name="other", price=1.0, max_seconds=3600, python="/nowhere/python")
+    with pytest.raises(SpecError, match="the pool other: /nowhere/python is no program on this machine"):
+        submitted(session, wrong)
+    assert session.store.list(f"jobs/{loop.name}") == []
+
+
+def test_who_waits_for_another_plan_of_the_loop_is_told_in_words(loop: treadle.Loop, tmp_path: Path) -> None:
+    told: list[str] = []
+    session = session_of(loop, tmp_path, **budget(1.0))
+    session.say = told.append
+    begun = threading.Event()
+
+    def other() -> None:
+        with one_at_a_time(session_of(loop, tmp_path, **budget(1.0))):
+            begun.set()
+            end = time.monotonic() + 30
+            while not told and time.monotonic() < end:
+                time.sleep(0.02)
+
+    held = threading.Thread(target=other)
+    held.start()
+    assert begun.wait(30)
+    with one_at_a_time(session):
+        held.join()
+    assert len(told) == 1
+    assert told[0].startswith(f"another run of {loop.name} is asking its budget (process ")
 
 
 def test_money_stays_set_aside_while_nobody_knows_whether_the_job_arrived(

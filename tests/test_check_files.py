@@ -199,6 +199,7 @@ def test_a_device_that_this_machine_lacks_is_no_error_of_the_loop(
         ("image: treadle:1", "error", "the local backend runs none"),
         ("options: {devises: [0]}", "error", "no option 'devises'"),
         ("accelerator: gpu, count: 2, max_jobs: 2, options: {devices: [0]}", "error", "has 1 device"),
+        ("python: /nowhere/python", "info", "/nowhere/python is no program on this machine"),
         ("cpu: 4096", "info", "asks for 4096 cores a job; this machine has"),
     ],
 )

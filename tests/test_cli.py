@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,15 @@ def test_no_warning_of_a_library_reaches_standard_error(wheel: Wheel) -> None:
     assert done.returncode == 0, done.stderr
     assert "made the table orders" in done.stderr
     assert "Warning" not in done.stderr, done.stderr
+
+
+def test_the_version_is_printed() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"treadle {metadata.version('treadle')}\n")
+
+
+@pytest.mark.parametrize("port", ["80000", "-1"])
+def test_a_port_that_there_is_not_is_the_users_error(wheel: Wheel, port: str) -> None:
+    done = invoke("serve", wheel.path, "--store", wheel.store, "--port", port)
+    assert done.exit_code == 2
+    assert "Invalid value for '--port'" in done.output

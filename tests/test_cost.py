@@ -226,6 +226,20 @@ def test_the_command_shows_sums_reservations_and_the_budget(loop: treadle.Loop, 
     assert "tag:NAME" in refused.output
 
 
+def test_jobs_under_way_without_a_price_are_never_said_to_cost_nothing(
+    loop: treadle.Loop, tmp_path: Path
+) -> None:
+    session = session_of(loop, tmp_path)
+    place = [str(loop.folder / "orders.yaml"), "--store", session.store.uri]
+    submitted(session, Pool(name="free", backend=BACKEND))
+    told = " ".join(CliRunner().invoke(app, ["cost", *place]).output.split())
+    assert "1 job, not priced" in told
+    assert "may come to" not in told
+    submitted(session, stage="featurize")
+    told = " ".join(CliRunner().invoke(app, ["cost", *place]).output.split())
+    assert "2 jobs, which may come to 1.00 USD; 1 of them not priced" in told
+
+
 def test_notes_say_what_a_job_has_cost_with_its_lost_attempts() -> None:
     now = datetime(2026, 11, 21, 12, tzinfo=UTC)
     job = {"pool": "gpu", "started_at": "2026-11-21T11:30:00Z", "workers": 2, "usd_per_hour": 0.8}

@@ -128,7 +128,7 @@ def _emptied(field: str) -> dict[str, Any]:
 NOT_YAML: list[tuple[str, int, str]] = [
     ("name: orders\ndata: [", 2, "not YAML"),
     ("name: orders\n\tdata: x", 2, "not YAML"),
-    ("name: a\nname: b\n", 2, "stands twice"),
+    ("name: a\nname: b\n", 2, "stands twice in its section, also in line 1."),
     ("- name: orders\n", 1, "is a mapping"),
     ("", 1, "is a mapping"),
     ("name: a\n---\nname: b\n", 2, "not YAML"),

@@ -170,11 +170,14 @@ def test_what_is_rendered_is_what_is_submitted(
         (["pools", "render", "{loop}", "train", "--pool", "huge"], "there is no pool 'huge'"),
         (["pools", "render", "{loop}"], "write: treadle pools render LOOP STAGE"),
         (["pools", "check"], "write: treadle pools check NAME"),
+        (["pools", "check", "huge"], "add the loop's file: treadle pools check huge LOOP"),
         (["pools", "a", "b"], "write: treadle pools"),
         (["pools", "--folder", "{loop}/gone"], "there is no such folder"),
         (["pools", "loops/pools.yaml"], "write: treadle pools --folder loops"),
         (["jobs", "follow"], "write: treadle jobs follow ID"),
         (["jobs", "follow", "nothing", "--store", "{store}"], "there is no job 'nothing'"),
+        (["jobs", "cancel", "{loop}", "nothing"], "there is no job 'nothing'"),
+        (["jobs", "follow", "a", "b", "c"], "with the loop's file: treadle jobs follow LOOP ID"),
         (["jobs", "a", "b", "c"], "write: treadle jobs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -195,12 +198,16 @@ def test_reached_is_what_can_be_seen_without_a_job(tmp_path: Path) -> None:
     found = {view["name"]: view for view in told("pools", "--folder", tmp_path)}
     for name in ("gone", "file"):
         assert not found[name]["reachable"]
-        assert "is no program on this machine. Correct `python` of the pool" in found[name]["why_not"]
+        problem = (
+            f"the pool {name}: {tmp_path / 'file' if name == 'file' else '/nowhere/python'} is no program"
+        )
+        assert found[name]["why_not"] == f"{problem} on this machine. Correct `python` of the pool."
     assert found["huge"]["reachable"], "jobs can start there"
     assert "memory_gib is 90000, and this machine has" in found["huge"]["why_not"]
     assert (found["fine"]["reachable"], found["fine"]["why_not"]) == (True, "")
     shown = treadle_("pools", "--folder", tmp_path).stdout
     assert "yes, but" in shown
+    assert shown.count("no limit") == 3, "local, huge and fine; nothing is free where nothing can be reached"
     assert "1 core," in shown
 
 

@@ -136,6 +136,19 @@ def test_parameters_that_torch_does_not_take_are_refused_before_the_snapshot(
     assert words in refused(wheel, *torch, "--set", params)
 
 
+def test_another_flavour_over_the_files_params_is_told_what_to_give_too(wheel: Wheel) -> None:
+    (line,) = [line for line in wheel.path.read_text().splitlines() if line.startswith("train:")]
+    wheel.edit("orders.yaml", line, "train:\n  params:\n    max_depth: 3")
+    given = ("--set", "train.flavour=torch")
+    also = 'Give --set "train.params={}" too.'
+    words = refused(wheel, *given)
+    assert "train.params.max_depth: torch has no such parameter; known are: " in words
+    assert also in words
+    assert also in invoke("check", wheel.path, *given).output
+    assert "max_depth" not in invoke("check", wheel.path, *given, "--set", "train.params={}").output
+    assert also not in refused(wheel, *given, "--set", "train.params={}", "--set", "train.params.hiden=[3]")
+
+
 def test_parameters_of_the_file_are_refused_before_the_snapshot_at_their_line(wheel: Wheel) -> None:
     (line,) = [line for line in wheel.path.read_text().splitlines() if line.startswith("train:")]
     wheel.edit("orders.yaml", line, "train:\n  params:\n    max_dept: 3")
@@ -143,3 +156,24 @@ def test_parameters_of_the_file_are_refused_before_the_snapshot_at_their_line(wh
     assert f"orders.yaml:{number}: train.params.max_dept: " in refused(wheel)
     done = invoke("run", wheel.path, "--store", wheel.store, "--as-of", SECOND, "--to", "prepare")
     assert done.exit_code == 0, "this run does not train"
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ("image: treadle:1", "the pool odd names an image; the local backend runs none"),
+        ("options: {devises: [0]}", "no option 'devises'"),
+        ("python: /nowhere/python", "/nowhere/python is no program"),
+        ("cpu: 4096", "asks for 4096 cores a job"),
+    ],
+)
+@pytest.mark.parametrize("by", ["option", "loop"])
+def test_what_a_pool_can_not_do_is_told_at_its_line_before_the_first_stage(
+    wheel: Wheel, about: str, words: str, by: str
+) -> None:
+    (wheel.path.parent / "pools.yaml").write_text(f"roomy: {{cpu: 1}}\nodd: {{{about}}}\n")
+    if by == "loop":
+        wheel.edit("orders.yaml", "monitor:", "pools: {train: odd}\nmonitor:")
+    told = refused(wheel, *(["--pool", "train=odd"] if by == "option" else []))
+    assert f"{wheel.path.parent / 'pools.yaml'}:2: odd" in told
+    assert words in told

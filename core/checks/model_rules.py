@@ -39,7 +39,8 @@ def bad_flavour(context: CheckContext) -> Iterator[Hit]:
     for problem in problems:
         field, colon, words = problem.partition(": ")
         field, words = (f"train.{field}", words) if colon and " " not in field else ("train", problem)
-        yield context.hit(field, words, "Correct the train section.")
+        fix = context.file.left_over(field, "train.params", by="train.flavour") if context.file else ""
+        yield context.hit(field, words, fix or "Correct the train section.")
 
 
 @rule(

@@ -144,6 +144,7 @@ def _by_this_machine(context: CheckContext, stage: str, pool: Pool) -> Iterator[
     """What no machine could do, and what a run from here would be refused for: who checks may sit elsewhere."""
     from treadle.hardware.backends import get_backend
     from treadle.hardware.devices import refuse_missing_devices
+    from treadle.hardware.local import refuse_missing_program
     from treadle.hardware.look import refuse_what_it_can_not
 
     field, backend = f"pools.{stage}", get_backend(pool.backend)
@@ -153,10 +154,13 @@ def _by_this_machine(context: CheckContext, stage: str, pool: Pool) -> Iterator[
     except UserError as error:
         yield context.hit(field, str(error))
         return
-    elsewhere = "A run that begins on this machine is refused; one that begins where they are is not."
+    elsewhere = (
+        "A run that begins on this machine is refused; one that begins on a machine which has it is not."
+    )
     try:
         refuse_what_it_can_not(backend, pool, {"stage": stage})
         refuse_missing_devices(pool)
+        refuse_missing_program(pool)
     except SpecError as error:
         (fault,) = error.faults
         yield context.unchecked(field, f"{fault.problem} {elsewhere}", fault.fix)

@@ -42,6 +42,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from treadle.jobs.file import treadle_version
+
+        print(f"treadle {treadle_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP", help="The loop's YAML file.", show_default=False)]
 StoreUri = Annotated[
     str | None,

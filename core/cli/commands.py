@@ -252,7 +252,9 @@ def predict(
 def serve(
     path: LoopFile,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one and prints it.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one and prints it.")
+    ] = 8080,
     device: Annotated[
         str, typer.Option(metavar="KIND", help="What computes: cpu, or inferentia or trainium.")
     ] = "cpu",

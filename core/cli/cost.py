@@ -9,7 +9,7 @@ from treadle.cli.base import AsJson, AsOf, LoopFile, Overrides, StoreUri, comman
 from treadle.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from treadle.jobs.tune_pool import Comparison
 
@@ -45,7 +45,7 @@ def cost(
 
 def _print_report(found: Mapping[str, Any]) -> None:
     from treadle.cli.tables import print_fields, print_table
-    from treadle.words import counted, money, portion
+    from treadle.words import money, portion
 
     if not found["total"]["jobs"]:
         print(f"{found['loop']}: no job on a pool is over yet")
@@ -59,10 +59,7 @@ def _print_report(found: Mapping[str, Any]) -> None:
     ]
     fields += [(f"price: {pool}", words) for pool, words in found["reservations"].items()]
     if found["under_way"]:
-        known = sum(each["usd"] or 0 for each in found["under_way"])
-        fields.append(
-            ("under way", f"{counted(len(found['under_way']), 'job')}, which may come to {money(known)} USD")
-        )
+        fields.append(("under way", _under_way([each["usd"] for each in found["under_way"]])))
     if budget := found["budget"]:
         stands = budget["spent"] + budget["under_way"]
         rule = "blocks at 100 %" if budget["enforce"] else "only warns"
@@ -74,6 +71,18 @@ def _print_report(found: Mapping[str, Any]) -> None:
         )
     fields += [(f"idle: {idle['pool']}", idle["words"]) for idle in found["idle"]]
     print_fields(fields)
+
+
+def _under_way(usd: Sequence[float | None]) -> str:
+    """How many jobs there are, what they may come to, and how many of them have no price."""
+    from treadle.words import counted, money
+
+    unpriced = sum(each is None for each in usd)
+    told = counted(len(usd), "job")
+    if unpriced == len(usd):
+        return f"{told}, not priced"
+    rest = f"; {unpriced} of them not priced" if unpriced else ""
+    return f"{told}, which may come to {money(sum(each or 0 for each in usd))} USD{rest}"
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

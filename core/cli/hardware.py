@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from treadle.store import Store
 
 _POOLS = "[LOOP] | check NAME [LOOP] | render LOOP STAGE"
-_JOBS = "[LOOP] | follow ID | cancel ID"
+_JOBS = "[LOOP] | follow [LOOP] ID | cancel [LOOP] ID"
 _SHOWN = 20
 
 
@@ -144,6 +144,10 @@ def _pool_named(name: str, of: Loop | Path) -> Pool:
     known = known_pools(of)
     if name not in known:
         problem, hint = unknown_pool(name, of)
+        if isinstance(of, Path):
+            hint += (
+                f" For a pool that a loop describes, add the loop's file: treadle pools check {name} LOOP."
+            )
         raise UserError(f"{problem} {hint}")
     return known[name]
 
@@ -223,7 +227,8 @@ def jobs(
     """List the jobs of a store; follow one, or cancel it.
 
     From any process that reaches the store and the backend, also when whoever submitted the job is gone. ID is what
-    the list shows; its first characters do. Without LOOP the store is that of --store, or .treadle here or in loops.
+    the list shows; its first characters do. LOOP is a loop's file, whose jobs and store are meant. Without it the
+    store is that of --store, or .treadle here or in loops.
     `follow` prints the job's lines and ends with 1 where it did not succeed; Ctrl-C leaves the job running.
 
     Example: treadle jobs loops/flights.yaml
@@ -233,22 +238,24 @@ def jobs(
     Example: treadle jobs cancel 3f9a1c
     """
     match list(words or ()):
-        case ["follow", which]:
-            job = _find(which, store)
+        case ["follow", *loop, which] if len(loop) < 2:
+            job = _find(which, loop, store)
             try:
                 return _follow(job, as_json)
             except KeyboardInterrupt:
-                say(_goes_on(job, store, "no longer followed, and goes on"))
+                say(_goes_on(job, loop, store, "no longer followed, and goes on"))
                 return 3
-        case ["cancel", which]:
-            job = _find(which, store)
+        case ["cancel", *loop, which] if len(loop) < 2:
+            job = _find(which, loop, store)
             try:
                 return _cancel(job, grace, as_json)
             except KeyboardInterrupt:
-                say(_goes_on(job, store, f"asked to end, and is killed {grace:g} s after that"))
+                say(_goes_on(job, loop, store, f"asked to end, and is killed {grace:g} s after that"))
                 return 3
         case ["follow" | "cancel" as act, *_]:
-            raise UserError(f"write: treadle jobs {act} ID")
+            raise UserError(
+                f"write: treadle jobs {act} ID, or with the loop's file: treadle jobs {act} LOOP ID"
+            )
         case [] | [_] as given:
             return _list_jobs(load_loop(Path(given[0])) if given else None, store, everything, as_json)
         case _:
@@ -285,11 +292,16 @@ def _store(store: str | None) -> Store:
     raise UserError("which store? Name a loop, give --store URI or TREADLE_STORE, or go where .treadle lies")
 
 
-def _find(which: str, store: str | None) -> JobView:
+def _find(which: str, path: Sequence[str], store: str | None) -> JobView:
+    """The job of an id: of a loop, where its file is named, else of the store here."""
     from treadle.hardware.pools import known_pools
     from treadle.jobs.listing import find_job
+    from treadle.session import open_loop_store
 
-    return find_job(_store(store), which, pools=known_pools(Path.cwd()))
+    if not path:
+        return find_job(_store(store), which, pools=known_pools(Path.cwd()))
+    loop = load_loop(Path(path[0]))
+    return find_job(open_loop_store(loop, store), which, loop.name, pools=known_pools(loop))
 
 
 def _follow(job: JobView, as_json: bool) -> int:
@@ -325,14 +337,14 @@ def _follow(job: JobView, as_json: bool) -> int:
     return 0 if state == "succeeded" else 1
 
 
-def _goes_on(job: JobView, store: str | None, how: str) -> str:
+def _goes_on(job: JobView, loop: Sequence[str], store: str | None, how: str) -> str:
     """What becomes of a job when only the command that looked at it ends."""
     from treadle.redaction import redacted
 
-    where = f" --store {redacted(store)}" if store else ""
+    where, which = f" --store {redacted(store)}" if store else "", " ".join([*loop, job.id])
     return (
         f"{job.file.stage} on the pool {job.file.pool.name} is {how}. See it again: treadle jobs follow"
-        f" {job.id}{where}; end it: treadle jobs cancel {job.id}{where}"
+        f" {which}{where}; end it: treadle jobs cancel {which}{where}"
     )
 
 

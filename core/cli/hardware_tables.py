@@ -47,6 +47,8 @@ def _devices(view: PoolView) -> str:
 
 
 def _free(view: PoolView) -> str:
+    if not view.reachable:
+        return "-"
     if view.running is None:
         return "unknown"
     busy = f"{view.running} running" + (f", {view.waiting} waiting" if view.waiting else "")

@@ -180,7 +180,8 @@ class Backend(Protocol):
 
         Raises:
             UserError: See `plan`; or the place refuses it, or there are no credentials: nothing was started.
-            Transient: The place can't be reached, and nobody knows whether the job arrived.
+            NotSent: No connection to the place came about, in any try: the job surely did not arrive. Transient: The
+            place can't be reached, and nobody knows whether the job arrived.
         """
         ...
 

@@ -19,9 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treadle.errors import TreadleError, UserError
+from treadle.errors import SpecError, TreadleError, UserError
 from treadle.hardware import supervise
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
+from treadle.hardware.options import seconds_of
 from treadle.hardware.pools import Pool
 from treadle.words import counted
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _KEPT_S = 14 * 86_400
 _OPTIONS = {"devices", "cores_per_device", "grace_s"}
 _PIECE = 1 << 20
+_OTHER_PYTHON = "Correct `python` of the pool."
 
 
 class LocalBackend:
@@ -73,7 +75,8 @@ class LocalBackend:
     def submit(self, job: JobSpec, pool: Pool) -> Handle:
         """See Backend. Returns when the supervisor has the job in hand."""
         request = self.plan(job, pool)
-        _refuse_unknown_program(request["command"][0])
+        if problem := _no_program(request["command"][0]):
+            raise UserError(f"the pool {pool.name}: {problem} {_OTHER_PYTHON}")
         folder = self.root / pool.name / job.name
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -198,6 +201,7 @@ def _refuse_what_is_not_here(pool: Pool, job: JobSpec) -> None:
     for option in sorted(set(pool.options) - _OPTIONS):
         known = ", ".join(sorted(_OPTIONS))
         raise UserError(f"the pool {pool.name}: the local backend has no option {option!r}; known: {known}")
+    _refuse_wrong_options(pool)
     cpu, cores = job.resources.cpu, os.cpu_count() or 1
     if cpu is not None and (cpu != int(cpu) or cpu > cores):
         raise UserError(
@@ -209,9 +213,54 @@ def _refuse_what_is_not_here(pool: Pool, job: JobSpec) -> None:
         )
 
 
-def _refuse_unknown_program(program: str) -> None:
-    if shutil.which(program) is None:
-        raise UserError(f"{program} is no program on this machine. Correct `python` of the pool.")
+def missing_program(pool: Pool) -> str:
+    """Why no job of a pool of this machine can start: its interpreter is not there, or no program; else empty."""
+    problem = _no_program(pool.python) if pool.backend == "local" and pool.python is not None else ""
+    return f"the pool {pool.name}: {problem} {_OTHER_PYTHON}" if problem else ""
+
+
+def refuse_missing_program(pool: Pool) -> None:
+    """Nothing, where the interpreter that a pool of this machine names is there; pools elsewhere pass.
+
+    To be asked where the job would be submitted, before anything is claimed for it.
+
+    Raises:
+        SpecError: At the pool's line.
+    """
+    problem = _no_program(pool.python) if pool.backend == "local" and pool.python is not None else ""
+    if problem:
+        raise SpecError([pool.fault("python", f"the pool {pool.name}: {problem}", _OTHER_PYTHON)])
+
+
+def _no_program(program: str) -> str:
+    found = shutil.which(os.path.expanduser(program))
+    return "" if found else f"{program} is no program on this machine."
+
+
+def _refuse_wrong_options(pool: Pool) -> None:
+    """Nothing, where the values of the options are such that they can mean something.
+
+    Raises:
+        UserError: What they are, and what to write.
+    """
+    seconds_of(pool, "grace_s", Capabilities().grace_s)
+    devices = pool.options.get("devices", [])
+    are_fit = isinstance(devices, list | tuple) and all(
+        not isinstance(device, bool)
+        and (
+            (isinstance(device, int) and device >= 0)
+            or (
+                isinstance(device, str)
+                and (device.isdigit() or (pool.kind in ("cpu", "gpu") and device != ""))
+            )
+        )
+        for device in devices
+    )
+    if not are_fit:
+        raise UserError(
+            f"the pool {pool.name}: options.devices is {devices!r}; write a list of the devices' numbers, counted from"
+            " 0, such as [0, 1]."
+        )
 
 
 def _devices(pool: Pool, job: JobSpec) -> dict[str, list[str]]:

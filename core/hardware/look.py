@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
 import uuid
@@ -18,6 +16,7 @@ from treadle.hardware.catalogue import price_of, why_unpriced
 from treadle.hardware.chosen import with_machine
 from treadle.hardware.devices import missing_devices
 from treadle.hardware.levels import level_of
+from treadle.hardware.local import missing_program
 from treadle.hardware.memory import is_short, memory_gib
 from treadle.hardware.pools import Pool
 
@@ -132,7 +131,7 @@ def _ask(pool: Pool, answer: _Answer) -> None:
         backend.find(f"treadle-look-{uuid.uuid4().hex[:12]}", pool)
         if isinstance(backend, TellsLoad):
             answer.load = backend.load(pool)
-        if pool.backend == "local" and (missing := _missing_program(pool)):
+        if missing := missing_program(pool):
             answer.why_not = missing
             return
         answer.reachable = True
@@ -165,13 +164,6 @@ def refuse_what_it_can_not(backend: Backend, pool: Pool, labels: Mapping[str, st
         labels=labels,
     )
     backend.plan(spec, pool)
-
-
-def _missing_program(pool: Pool) -> str:
-    """Why no job of a pool of this machine can start: its interpreter is not there, or no program."""
-    if pool.python is None or shutil.which(os.path.expanduser(pool.python)):
-        return ""
-    return f"{pool.python} is no program on this machine. Correct `python` of the pool."
 
 
 def _missing_memory(pool: Pool) -> str:

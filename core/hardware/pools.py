@@ -18,12 +18,14 @@ from treadle.errors import Fault, SpecError, UserError
 from treadle.hardware.backend import Resources
 from treadle.hardware.backends import unknown_backend
 from treadle.loop import Loop
-from treadle.loop_file import LoopFile, faults_of, read_loop_file
+from treadle.loop_file import LoopFile, Unfit, faults_of, read_loop_file
 from treadle.spec import Count, Section
 
 FILE = "pools.yaml"
 IN_PROCESS = "none"
+BUILT_IN = "local"
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Kind = Literal["cpu", "gpu", "trainium", "inferentia"]
 _KINDS: dict[str, Kind] = {
     "cpu": "cpu",
@@ -82,7 +84,7 @@ class Pool(Section):
         """A fault at one of the pool's fields, with the file and the line where it is described."""
         if self._file is None:
             return Fault(f"the pool {self.name}", 0, field, problem, fix)
-        dotted = f"{self._at}.{field}"
+        dotted = f"{self._at}.{field}" if field else self._at
         return Fault(*self._file.place_of(dotted), dotted, problem, fix)
 
     @property
@@ -97,34 +99,50 @@ class Pool(Section):
     @field_validator("backend")
     @classmethod
     def _known(cls, value: str) -> str:
-        if problem := unknown_backend(value):
-            raise ValueError(problem)
+        if told := unknown_backend(value):
+            problem, _, fix = told.partition(". ")
+            raise Unfit(problem, fix)
         return value
 
     @field_validator("accelerator")
     @classmethod
     def _of_a_kind(cls, value: str) -> str:
-        if value.partition("-")[0] not in _KINDS:
-            raise ValueError(
-                f"{value!r} is no accelerator: write cpu, gpu, trainium, inferentia, or a model such as nvidia-l4"
-            )
+        if (kind := value.partition("-")[0]) not in _KINDS:
+            near = get_close_matches(kind, _KINDS, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            known = "cpu, gpu, trainium, inferentia, or a model such as nvidia-l4"
+            raise Unfit(f"{value!r} is no accelerator", f"{hint}Write {known}.")
         return value
 
     @field_validator("hours", mode="before")
     @classmethod
     def _of_a_day(cls, value: Any) -> Any:
         if value is not None and not (isinstance(value, str) and _HOURS.fullmatch(value)):
-            raise ValueError(f'{value!r} is no stretch of a day: write hours in UTC, such as "20:00-06:00"')
+            raise Unfit(f"{value!r} is no stretch of a day", 'Write hours in UTC, such as "20:00-06:00".')
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _of_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in value if not _VARIABLE.fullmatch(name)]:
+            raise Unfit(
+                f"{', '.join(map(repr, wrong))} can't name a variable",
+                "Write letters, digits and _, and no digit first.",
+            )
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Pool:
         if self.kind == "cpu" and self.count:
-            raise ValueError("count says how many accelerators a job gets; for cores write cpu")
+            problem = f"count: {self.count} asks for accelerators, and the accelerator is {self.accelerator}"
+            raise Unfit(
+                problem, "Write which, such as accelerator: gpu; for cores write cpu in place of count."
+            )
         if self.kind != "cpu" and not self.count:
-            raise ValueError(f"say how many of {self.accelerator} a job gets: count: 1")
+            problem = f"it is not said how many of {self.accelerator} a job gets"
+            raise Unfit(problem, "Write count: 1, or more.")
         if self.name == IN_PROCESS:
-            raise ValueError(f"{IN_PROCESS!r} means the calling process: give the pool another name")
+            raise Unfit(f"{IN_PROCESS!r} means the calling process", "Give the pool another name.")
         return self
 
 
@@ -155,6 +173,10 @@ def read_pools(path: Path) -> dict[str, Pool]:
     pools: dict[str, Pool] = {}
     for key, content in file.content.items():
         name = str(key)
+        if name == BUILT_IN:
+            problem = f"{BUILT_IN} is there already, on this machine and without limits."
+            faults.append(_at(file, name, problem, "Give yours another name."))
+            continue
         if isinstance(content, dict) and "name" in content:
             problem = "a pool of this file is named by its key."
             faults.append(
@@ -165,7 +187,7 @@ def read_pools(path: Path) -> dict[str, Pool]:
         except ValidationError as error:
             faults += [_placed(fault, file, name, f"{name!r}") for fault in faults_of(error, Pool, None)]
     if faults:
-        raise SpecError(faults)
+        raise SpecError(_by_line(faults))
     return pools
 
 
@@ -181,6 +203,10 @@ def described_pools(loop: Loop) -> dict[str, Pool]:
         if isinstance(content, str):
             continue
         at, name = f"pools.{stage}", loop.pool_names[stage]
+        if not content:
+            fix = f"Name a pool of {FILE}, or describe one by its fields, such as {{memory_gib: 8}}."
+            faults.append(loop.fault(at, "nothing is said of this pool.", fix))
+            continue
         try:
             pool = _pool(name, content).placed(loop.file, at)
         except ValidationError as error:
@@ -193,8 +219,12 @@ def described_pools(loop: Loop) -> dict[str, Pool]:
             )
         pools[name] = pool
     if faults:
-        raise SpecError(faults)
+        raise SpecError(_by_line(faults))
     return pools
+
+
+def _by_line(faults: list[Fault]) -> list[Fault]:
+    return sorted(faults, key=lambda fault: fault.line)
 
 
 def _pool(name: str, content: Any) -> Pool:
@@ -203,8 +233,8 @@ def _pool(name: str, content: Any) -> Pool:
 
 def _placed(fault: Fault, of: LoopFile | Loop, at: str, name: str) -> Fault:
     if fault.field == "name":
-        problem = f"{name} can't name a pool: use up to 40 lower-case letters, digits and -."
-        return _at(of, at, problem, "")
+        fix = "Use up to 40 lower-case letters, digits and -, and no - at either end."
+        return _at(of, at, f"{name} can't name a pool.", fix)
     return _at(of, f"{at}.{fault.field}" if fault.field else at, fault.problem, fault.fix)
 
 
@@ -224,15 +254,20 @@ def known_pools(of: Loop | Path) -> dict[str, Pool]:
             `find_pools_file`.
     """
     path = find_pools_file(_folder(of))
-    shared = {"local": Pool(name="local")} | (read_pools(path) if path else {})
+    shared = {BUILT_IN: Pool(name=BUILT_IN)} | (read_pools(path) if path else {})
     own = described_pools(of) if isinstance(of, Loop) else {}
     if twice := [pool for name, pool in own.items() if name in shared]:
-        where = (
-            f"{path} describes a pool of that name, too" if path else "there is always a pool of that name"
-        )
         fix = "Give it another `name:`, or name that pool in place of a description."
-        raise SpecError([pool.fault("name", f"{pool.name!r}: {where}.", fix) for pool in twice])
+        raise SpecError(
+            [pool.fault("name", f"{pool.name!r}: {_also(pool.name, path)}.", fix) for pool in twice]
+        )
     return shared | own
+
+
+def _also(name: str, path: Path | None) -> str:
+    if name == BUILT_IN:
+        return "a pool of that name is there already, on this machine and without limits"
+    return f"{path} describes a pool of that name, too"
 
 
 def _folder(of: Loop | Path) -> Path:
@@ -243,7 +278,10 @@ def unknown_pool(name: str, of: Loop | Path) -> tuple[str, str]:
     """What is wrong with a name that no pool has, and what to do."""
     known, path = sorted(known_pools(of)), find_pools_file(_folder(of))
     near = get_close_matches(name, known, n=1)
-    alone = not path and known == ["local"]
+    alone = not path and known == [BUILT_IN]
     where = f"no {FILE} was found, so there is only: local" if alone else f"known are: {', '.join(known)}"
+    if "=" in name:
+        stages = " ".join(f"--pool {part}" for part in f"STAGE={name}".split(","))
+        return f"there is no pool {name!r}; {where}.", f"For several stages repeat --pool: {stages}"
     hint = f"Did you mean {near[0]!r}?" if near else f"Describe it in {path or FILE}, or name another."
     return f"there is no pool {name!r}; {where}.", hint

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from treadle.commit import get_record
-from treadle.errors import JobFailed, SpecError, Transient, TreadleError, UserError
+from treadle.errors import JobFailed, NotSent, SpecError, Transient, TreadleError, UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.backends import get_backend, refuse_missing_package
 from treadle.hardware.pools import IN_PROCESS, Pool, known_pools, unknown_pool
@@ -31,6 +31,7 @@ from treadle.jobs.file import (
     pack,
     read_job,
     read_result,
+    short_id,
 )
 from treadle.jobs.planning import one_at_a_time, plan_job
 from treadle.loop import Loop
@@ -161,11 +162,11 @@ def _start(session: Session, backend: Backend, pool: Pool, file: JobFile) -> Job
         open_page(session.store, claimed)
     try:
         return _submitted(session, backend, pool, claimed)
-    except UserError:
+    except (UserError, NotSent) as error:
         # Nothing was started. After any other error, and of another's submit, nobody knows whether it arrived: what is
         # set aside for it stays so.
         if claimed.name == file.name:
-            free_page(session.store, claimed)
+            free_page(session.store, claimed, str(error))
         raise
 
 
@@ -308,6 +309,7 @@ def _failure(ref: JobRef, status: Status, attempts: int) -> JobFailed:
         redacted(status.reason),
         attempts,
         tuple(line for line in lines if line)[-_TAIL:],
+        short_id(ref.job),
     )
 
 

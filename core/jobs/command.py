@@ -6,6 +6,7 @@ import sys
 
 from treadle.hardware.backend import Backend, JobSpec
 from treadle.hardware.backends import get_backend
+from treadle.hardware.options import seconds_of
 from treadle.hardware.policy import labels_of, refuse_by_policy, workers_of
 from treadle.hardware.pools import Pool
 from treadle.hardware.reach import refuse_store_out_of_reach
@@ -30,8 +31,12 @@ def treadle_job(pool: Pool, *arguments: str) -> tuple[str, ...]:
 
 
 def grace_s(backend: Backend, pool: Pool) -> float:
-    """Seconds between being asked to end and the end, on a pool."""
-    return float(pool.options.get("grace_s", backend.capabilities().grace_s))
+    """Seconds between being asked to end and the end, on a pool.
+
+    Raises:
+        UserError: The pool's option is no such number.
+    """
+    return seconds_of(pool, "grace_s", backend.capabilities().grace_s)
 
 
 def role_of(pool: Pool, stage: str) -> str | None:

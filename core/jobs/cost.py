@@ -1,7 +1,7 @@
 """What jobs cost: a ledger in the store, one page for each attempt, written before it starts and after it ended.
 
     costs/<loop>/<time>.<stage>.<pool>.<job's name>.planned.json   before it is submitted: what it may cost
-                 <time>.<stage>.<pool>.<job's name>.refused.json   that its place took no such job
+                 <time>.<stage>.<pool>.<job's name>.refused.json   that its place took no such job, and why
                  <time>.<stage>.<pool>.<job's name>.json           once it is over: what it did cost
     costs/<loop>.json                                              that the loop has such pages
 
@@ -11,6 +11,7 @@ from the job's result and from what its backend says. Pages are in no id, and no
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,13 +125,29 @@ def open_page(store: Store, file: JobFile) -> None:
     store.create(f"{_stem(page)}{_PLANNED}", page.model_dump_json().encode())
 
 
-def free_page(store: Store, file: JobFile) -> None:
+def free_page(store: Store, file: JobFile, why: str) -> None:
     """Notes that an attempt's place took no such job: what was set aside for it is free again.
 
     Such an attempt is not submitted again; whoever goes on takes the next number. Another client that claimed the same
     may have come through all the same, so a backend that knows the job has the last word on what it cost.
     """
-    store.create(f"{_stem(file)}{_REFUSED}", canonical({"job": file.key, "attempt": file.attempt}).encode())
+    told = {"job": file.key, "attempt": file.attempt, "why": redacted(why)}
+    store.create(f"{_stem(file)}{_REFUSED}", canonical(told).encode())
+
+
+def why_freed(store: Store, file: JobFile) -> str | None:
+    """Why an attempt's place took no such job, in words; None where none said so.
+
+    Raises:
+        StoreError, Transient: The store can't be used.
+    """
+    try:
+        told = json.loads(store.read(f"{_stem(file)}{_REFUSED}"))
+        return str(told["why"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return "its place took no such job"
 
 
 def is_freed(store: Store, file: JobFile) -> bool:

@@ -184,6 +184,11 @@ def open_job(uri: str) -> tuple[Store, JobFile]:
     return store, file
 
 
+def short_id(key: str) -> str:
+    """What people are shown of a job's key, and find the job by."""
+    return key[:12]
+
+
 def newest_attempt(store: Store, loop: str, key: str) -> int:
     """The number of a job's last attempt; 0 when there is none."""
     names = store.list(f"jobs/{loop}/{key}")

@@ -13,12 +13,11 @@ from treadle.hardware.backend import REFUSED_EXIT
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import Pool, find_pools_file
 from treadle.jobs.client import JobRef
-from treadle.jobs.file import JobFile, newest_attempt, read_job, read_result
+from treadle.jobs.cost import why_freed
+from treadle.jobs.file import JobFile, newest_attempt, read_job, read_result, short_id
 from treadle.records import Json
 from treadle.redaction import redacted
 from treadle.store import Store
-
-_ID = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class JobView:
     @property
     def id(self) -> str:
         """The first characters of the job's key."""
-        return self.file.key[:_ID]
+        return short_id(self.file.key)
 
     @property
     def is_over(self) -> bool:
@@ -132,7 +131,7 @@ def find_job(
     if len(found) == 1:
         return _view(store, found[0], pools or {}, refer=True)
     if found:
-        shown = ", ".join(f"{file.key[:_ID]} ({file.stage})" for file in found[:5])
+        shown = ", ".join(f"{short_id(file.key)} ({file.stage})" for file in found[:5])
         raise UserError(f"{len(found)} jobs begin with {which!r}: {shown}. Give more characters.")
     raise UserError(
         f"there is no job {which!r} in the store {redacted(store.uri)}; `treadle jobs` lists those there are"
@@ -180,9 +179,16 @@ def _by_backend(store: Store, file: JobFile, pools: Mapping[str, Pool]) -> JobVi
         handle = backend.find(file.name, pool)
         status = backend.status(handle) if handle is not None else None
     except TreadleError as error:
+        if (why := why_freed(store, file)) is not None:
+            return JobView(file, "unsubmitted", file.submitted_at, "", _never_began(why), (), None)
         return JobView(file, "unknown", file.submitted_at, "", redacted(str(error)), (), None)
     if handle is None or status is None:
-        reason = f"the backend {pool.backend} has no {file.name}: whoever asked for it died before, or it is long gone"
+        why = why_freed(store, file)
+        reason = (
+            _never_began(why)
+            if why is not None
+            else f"the backend {pool.backend} has no {file.name}: whoever asked for it died before, or it is long gone"
+        )
         return JobView(file, "unsubmitted", file.submitted_at, "", reason, (), None)
     at = status.ended or status.started
     since = datetime.fromtimestamp(at, UTC) if at else file.submitted_at
@@ -199,3 +205,8 @@ def _by_backend(store: Store, file: JobFile, pools: Mapping[str, Pool]) -> JobVi
     state = "failed" if status.state == "succeeded" else status.state
     reason = "it ended without a result" if status.state == "succeeded" else redacted(status.reason)
     return JobView(file, state, since, status.node, reason, (), ref)
+
+
+def _never_began(why: str) -> str:
+    """Why a job was asked for and nothing was started, on one line."""
+    return f"it was not taken, and nothing was started: {' '.join(why.split())}"

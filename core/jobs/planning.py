@@ -16,6 +16,7 @@ from treadle.hardware.backends import get_backend
 from treadle.hardware.catalogue import price_of, why_unpriced
 from treadle.hardware.chosen import with_machine
 from treadle.hardware.devices import refuse_missing_devices
+from treadle.hardware.local import refuse_missing_program
 from treadle.hardware.policy import labels_of, refuse_by_policy, workers_of
 from treadle.hardware.pools import Pool
 from treadle.hardware.reach import refuse_store_out_of_reach
@@ -85,7 +86,9 @@ def one_at_a_time(session: Session) -> Iterator[None]:
     if session.loop.budget is None:
         yield
         return
-    with lease(session.store, f"budget-{session.loop.name}", say=session.say):
+    name = session.loop.name
+    words = f"another run of {name} is asking its budget"
+    with lease(session.store, f"budget-{name}", words=words, say=session.say):
         yield
 
 
@@ -101,7 +104,8 @@ def plan_job(
         clock: The time, in UTC.
 
     Raises:
-        PoolClosed: Outside of the pool's hours. SpecError: Against a policy, or the flavour can't learn there.
+        PoolClosed: Outside of the pool's hours. SpecError: Against a policy, the flavour can't learn there, or the
+            pool's interpreter or devices are not on this machine.
         UserError: The pool's machines can't reach the store. BudgetSpent: Beyond the loop's budget.
         StoreError, Transient: The ledger can't be read.
     """
@@ -109,6 +113,7 @@ def plan_job(
     refuse_closed(pool, now)
     refuse_device(loop, pool.kind, stage, pool=pool.name)
     refuse_missing_devices(pool)
+    refuse_missing_program(pool)
     if stage == "deploy":
         refuse_champion(session.store, session.log, pool.kind)
     refuse_by_policy(loop, stage, session.track, pool)

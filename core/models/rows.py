@@ -179,13 +179,14 @@ def _refuse_long_tail(
     if most <= trained_through - last:
         return
     usual = _whole(trained_through - (first + (last - first) * 0.8))
-    such_as = f"{format_duration(usual)}, say, and at most to " if usual < most else "at most "
     problem = (
         f"the newest {format_duration(tail.newest)} are kept for {tail.purpose}, and the {len(times_us):,} labelled"
         f" rows span {lasting(last - first)}, {first:%Y-%m-%d} to {last:%Y-%m-%d}: {left or 'none'} of them"
         f" {'is' if left == 1 else 'are'} left to fit on, and at least {MIN_ROWS} are needed."
     )
-    fix = f"Set it to {such_as}{format_duration(most)}, or choose a later as_of or a longer window."
+    # The longest that leaves enough rows would leave hardly any time to learn from.
+    such_as = format_duration(min(usual, most))
+    fix = f"Set it to {such_as}, say, or choose a later as_of or a longer window."
     raise SpecError([loop.fault(tail.field, problem, fix)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treadle.errors import MissingPackage, StoreError, TreadleError, UserError
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 OnlineFor = Callable[[Candidate], OnlineFeatures | None]
 Say = Callable[[str], None]
 GRACE_S = 10
+_LAST_PORT = 65535
 
 
 def to_stderr(line: str) -> None:
@@ -73,11 +76,18 @@ def no_champion(loop: Loop, store: Store, track: str) -> str:
         known = f"no track of {loop.name} has one in {where}"
     near = get_close_matches(track, others or [], n=1)
     hint = f" Did you mean --track {near[0]}?" if near else ""
-    path = loop.file.path.name if loop.file else "LOOP"
     return (
         f"the track {track} has no champion yet; {known}.{hint} It will serve as soon as"
-        f" `treadle run {path}{'' if track == PRODUCTION else f' --track {track}'}` has promoted one."
+        f" `treadle run {_typed(loop)}{'' if track == PRODUCTION else f' --track {track}'}` has promoted one."
     )
+
+
+def _typed(loop: Loop) -> str:
+    """The loop's file as it can be typed in the working folder."""
+    if loop.file is None:
+        return "LOOP"
+    path, here = loop.file.path, Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def load_desired(
@@ -201,6 +211,8 @@ def make_app(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= _LAST_PORT:
+        raise UserError(f"there is no port {port}: choose another --port, of 0 to {_LAST_PORT}")
     try:
         return socket.create_server((host, port), backlog=2048)
     except OSError as error:

@@ -11,6 +11,7 @@ Fitting and early stopping see nothing at or after `trained_through`; the holdou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from treadle.models.rows import Rows, Tail
 
 VERSION = 1
+# A fit that takes its time between two checkpoints says how it goes.
+_SILENCE_S = 10
 
 
 def key(context: Context, features: FeatureSet) -> Json:
@@ -116,6 +119,7 @@ class Progress:
     checkpoints: Checkpoints
     resumed_from: int = 0
     reported: int = 0
+    told_at: float = field(default_factory=time.monotonic)
     history: dict[str, list[float]] = field(default_factory=dict)
 
     def latest(self) -> tuple[int, bytes] | None:
@@ -135,7 +139,9 @@ class Progress:
         self.reported = number + 1
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(float(f"{value:.6g}"))
-        if self.reported % self.context.loop.train.checkpoint_every == 0:
+        now, train = time.monotonic(), self.context.loop.train
+        if self.reported % train.checkpoint_every == 0 or now - self.told_at > _SILENCE_S:
+            self.told_at = now
             words = ", ".join(f"{name} {values[-1]:g}" for name, values in self.history.items())
             self.context.say(f"train: round {self.reported}, {words} ...")
 
@@ -213,7 +219,9 @@ def accepted_flavour(loop: Loop) -> Flavour:
     faults = []
     for problem in [*flavour.problems(loop.train), *search_problems(loop.train, flavour)]:
         place, _, words = problem.partition(": ")
-        faults.append(loop.fault(f"train.{place}", words))
+        field = f"train.{place}"
+        fix = loop.file.left_over(field, "train.params", by="train.flavour") if loop.file else ""
+        faults.append(loop.fault(field, f"{words}." if fix else words, fix))
     if faults:
         raise SpecError(faults)
     return flavour

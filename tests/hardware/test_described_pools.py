@@ -72,6 +72,34 @@ def test_mistakes_have_the_loops_lines(wheel: Wheel) -> None:
     assert f"orders.yaml:{line + 1}: pools.deploy: 'Big' can't name a pool" in found[1]
 
 
+def test_what_describes_and_names_no_pool_is_told_once(wheel: Wheel) -> None:
+    wheel.edit(
+        "orders.yaml",
+        "monitor:",
+        "pools:\n  deploy:\n  evaluate: 5\n  prepare: [roomy]\n  train: {1: 2}\nmonitor:",
+    )
+    found = [each for each in check(wheel.path) if each.field.startswith("pools")]
+    fix = "Name a pool of pools.yaml, or describe one by its fields."
+    assert [(each.code, each.field, each.evidence, each.fix) for each in found[:3]] == [
+        ("TR001", "pools.deploy", "no value stands here.", fix),
+        ("TR001", "pools.evaluate", "5 is no pool.", fix),
+        ("TR001", "pools.prepare", "a list is no pool.", fix),
+    ]
+    assert [each.field for each in found[3:]] == ["pools.train.1"]
+
+
+def test_a_description_that_says_nothing_is_refused(wheel: Wheel) -> None:
+    (found,) = faults(wheel, "pools: {prepare: {}}\n")
+    assert "pools.prepare: nothing is said of this pool. Name a pool of pools.yaml, or describe one" in found
+
+
+def test_the_built_in_pool_is_described_nowhere(wheel: Wheel) -> None:
+    (wheel.path.parent / "pools.yaml").write_text("roomy: {cpu: 4}\n")
+    (found,) = faults(wheel, "pools: {evaluate: {name: local, cpu: 1}}\n")
+    assert "'local': a pool of that name is there already, on this machine and without limits." in found
+    assert "pools.yaml" not in found
+
+
 def test_two_pools_of_one_name_are_refused(wheel: Wheel) -> None:
     (wheel.path.parent / "pools.yaml").write_text("train: {cpu: 4}\n")
     (found,) = faults(wheel, "pools: {train: {cpu: 1}}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from kubernetes_api.server import Api, api_server
-from treadle.errors import Transient, UserError
+from treadle.errors import NotSent, Transient, UserError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Status
 from treadle.hardware.kubernetes.backend import KubernetesBackend
 from treadle.hardware.pools import Pool
@@ -380,8 +380,11 @@ def test_an_unreachable_cluster_may_be_reached_later(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = api.write_config(tmp_path / "kubeconfig", url=f"http://127.0.0.1:{port}")
-    with pytest.raises(Transient, match=f"127.0.0.1:{port} can't be reached.*refused"):
+    with pytest.raises(NotSent, match=f"127.0.0.1:{port} can't be reached.*refused"):
         KubernetesBackend(path).submit(job, pool)
+    with pytest.raises(Transient) as told:
+        KubernetesBackend(path).find(job.name, pool)
+    assert not isinstance(told.value, NotSent), "the job itself may be there"
 
 
 def test_a_namespace_that_is_not_there_and_a_cluster_without_kuberay_are_told(

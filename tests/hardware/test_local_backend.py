@@ -210,6 +210,10 @@ class TestLocalBackend(BackendSuite):
             ({"image": "treadle:1"}, "runs none"),
             ({"spot": True}, "spot"),
             ({"options": {"devcies": [0]}}, "devcies.*devices"),
+            ({"options": {"grace_s": "soon"}}, "options.grace_s is 'soon'; write a number of seconds"),
+            ({"options": {"grace_s": -1}}, "options.grace_s is -1"),
+            ({"options": {"devices": 3}}, r"options.devices is 3; write a list.*\[0, 1\]"),
+            ({"options": {"devices": [-1]}}, "options.devices"),
             ({"cpu": 4096.0}, "4096 cores"),
             ({"cpu": 0.5}, "whole ones"),
             (

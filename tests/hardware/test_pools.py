@@ -54,7 +54,7 @@ def test_pools_have_the_name_under_which_they_stand(tmp_path: Path) -> None:
         (
             "a:\n  hours: 20-06\n",
             2,
-            "'20-06' is no stretch of a day: write hours in UTC, such as \"20:00-06:00\"",
+            "'20-06' is no stretch of a day. Write hours in UTC, such as \"20:00-06:00\"",
         ),
         ("a:\n  hours: 2000\n", 2, "2000 is no stretch of a day"),
         ("a:\n  max_seconds: long\n", 2, "'long' is no whole number"),
@@ -66,7 +66,25 @@ def test_pools_have_the_name_under_which_they_stand(tmp_path: Path) -> None:
         ("A_b: {}\n", 1, "'A_b' can't name a pool"),
         ("none: {}\n", 1, "'none' means the calling process"),
         ("a: 4\n", 1, "a: "),
-        ("a: {}\na: {}\n", 2, "stands twice"),
+        ("a: {}\nb: {}\na: {}\n", 3, "stands twice in its section, also in line 1."),
+        (
+            "local: {cpu: 1}\n",
+            1,
+            "local is there already, on this machine and without limits. Give yours another",
+        ),
+        (
+            "a:\n  env: {OK: x, 1BAD: x}\n",
+            2,
+            "a.env: '1BAD' can't name a variable. Write letters, digits and _",
+        ),
+        ("a:\n  max_jobs: true\n", 2, "true is no whole number"),
+        ("a:\n  count: false\n", 2, "false is no whole number"),
+        ("a:\n  cpu: true\n", 2, "true is no number"),
+        ("a:\n  memory_gib: 8GB\n", 2, "'8GB' is no number. Write 8, without a unit."),
+        ("a:\n  price: 2.5 USD\n", 2, "'2.5 USD' is no number. Write 2.5, without a unit."),
+        ("a:\n  memory_gib: 500MB\n", 2, "'500MB' is no number. Write one without a unit"),
+        ("a:\n  memory_gib: 1,000\n", 2, "'1,000' is no number. Write one, such as"),
+        ("a:\n  accelerator: gpuu\n", 2, "Did you mean 'gpu'?"),
         ("- a\n", 1, "a file of pools is a mapping"),
         ("a: [\n", 1, "not YAML"),
         ("a:\n  airflow:\n    slots: 1\n", 3, "a.airflow.slots"),
@@ -81,6 +99,19 @@ def test_each_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int
     assert words in str(told.value)
     assert "Input should" not in str(told.value)
     assert "pattern" not in str(told.value)
+
+
+def test_mistakes_come_by_line_each_with_a_fix_of_its_own(tmp_path: Path) -> None:
+    text = (
+        "none: {}\na:\n  hours: 1\n  accelerator: x\nb: {count: 1}\nc: {accelerator: gpu}\nA_b: {}\nd:\n"
+        "  tags: 1\n  env: {1: x}\n  backend: k8s\n"
+    )
+    with pytest.raises(SpecError) as told:
+        read_pools(written(tmp_path, text))
+    found = told.value.faults
+    assert [fault.line for fault in found] == [1, 3, 4, 5, 6, 7, 9, 10, 11]
+    assert all(fault.fix and fault.problem.endswith(".") for fault in found)
+    assert len({fault.fix for fault in found if fault.line < 9}) == 6
 
 
 def test_the_nearest_file_counts_and_a_variable_goes_before_it(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shlex
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from treadle.errors import Transient, UserError
+from treadle.errors import NotSent, Transient, UserError
 from treadle.hardware.backend import JobSpec
 from treadle.hardware.backends import get_backend
 from treadle.hardware.pools import Pool
@@ -116,6 +118,9 @@ def test_rays_own_kill_comes_after_the_grace(backend: RayBackend) -> None:
         ({"roles": {"default": "r"}}, "roles"),
         ({"max_jobs": 2}, "max_jobs.*slot: 1"),
         ({"options": {"adress": "x"}}, "adress.*address"),
+        ({"options": {"pending_s": "long"}}, "options.pending_s is 'long'; write a number of seconds"),
+        ({"options": {"resources": {"slot": "one"}}}, "options.resources.*slot: 1"),
+        ({"options": {"labels": ["west"]}}, "options.labels.*zone: west"),
         ({"accelerator": "inferentia", "count": 1}, "cores_per_device"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -134,6 +139,37 @@ def test_an_address_that_is_no_dashboards_is_refused() -> None:
 def test_a_cluster_that_can_not_be_reached_can_be_asked_again() -> None:
     with pytest.raises(Transient, match=r"127\.0\.0\.1:9.*options\.address"):
         remote("http://127.0.0.1:9").get("a")
+
+
+class OnceThere(http.server.BaseHTTPRequestHandler):
+    """Knows no job; takes a request, fails at it, and is gone."""
+
+    def do_GET(self) -> None:
+        self.send_error(404, "x does not exist")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.server_close()
+        self.send_error(500)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_request_counts_as_not_sent_only_where_no_connection_came_about() -> None:
+    with pytest.raises(NotSent):
+        remote("http://127.0.0.1:9").submit({"submission_id": "a"})
+    with pytest.raises(NotSent):
+        remote("http://head.invalid:8265").submit({"submission_id": "a"})
+    server = http.server.HTTPServer(("127.0.0.1", 0), OnceThere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(Transient) as told:
+            remote(f"http://127.0.0.1:{server.server_port}").submit({"submission_id": "a"})
+    finally:
+        server.shutdown()
+    assert "refused" in str(told.value), "the question after it was"
+    assert not isinstance(told.value, NotSent), "the request itself may have arrived"
 
 
 def info(status: str, **more: Any) -> dict[str, Any]:

@@ -89,10 +89,10 @@ def test_a_job_whose_client_is_gone_is_listed_cancelled_and_followed(
     assert "train on the pool local: cancelled" in cancelled.stdout
     (listed,) = told("jobs", *place)
     assert listed["state"] == "stopped"
-    again = treadle_("jobs", "cancel", listed["id"], *place)
+    again = treadle_("jobs", "cancel", wheel.path, listed["id"], *place)
     assert again.exit_code == 0
     assert "it is over: stopped" in again.stdout
-    followed = treadle_("jobs", "follow", listed["id"], *place)
+    followed = treadle_("jobs", "follow", wheel.path, listed["id"], *place)
     assert followed.exit_code == 1
     assert "train: xgboost on 1000 rows" in followed.stdout
     assert "train on the pool local: stopped" in followed.output

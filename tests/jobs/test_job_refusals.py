@@ -17,6 +17,7 @@ from treadle.errors import (
 )
 from treadle.hardware.pools import Pool
 from treadle.jobs.file import read_result
+from treadle.jobs.listing import jobs_in
 from treadle.records import Record
 from wheel import FIRST, SECOND, Wheel, copy_of
 
@@ -28,7 +29,18 @@ def test_a_job_that_ends_well_without_a_result_has_failed(wheel: Wheel, tmp_path
     with pytest.raises(JobFailed, match="ended without a result") as told:
         jobs.run_on_pool(wheel.session(FIRST), "train", pool, features_at(wheel, FIRST))
     assert told.value.tail == ("did nothing",)
+    assert f"treadle jobs follow {told.value.id}" in str(told.value)
+    (job,) = jobs_in(wheel.session(FIRST).store)
+    assert job.id == told.value.id
     assert not told.value.retryable
+
+
+def test_a_job_that_printed_nothing_names_no_log(wheel: Wheel) -> None:
+    pool = Pool(name="bare", env={"TOKEN": "${NOT_SET_ANYWHERE}"})
+    with pytest.raises(JobFailed, match="NOT_SET_ANYWHERE, which is not set here") as told:
+        jobs.run_on_pool(wheel.session(FIRST), "train", pool, features_at(wheel, FIRST))
+    assert "follow" not in str(told.value)
+    assert "log" not in str(told.value)
 
 
 def test_a_result_counts_also_when_the_machine_was_lost_after_it(wheel: Wheel) -> None:
@@ -110,6 +122,7 @@ def test_pool_option_is_checked_before_anything_runs(wheel: Wheel) -> None:
         ("train", "write STAGE=NAME"),
         ("trian=local", "there is no such stage"),
         ("train=huge", "there is no pool 'huge'; no pools.yaml was found"),
+        ("train=local,evaluate=local", "repeat --pool: --pool STAGE=local --pool evaluate=local"),
     ):
         done = command("run", wheel.path, "--as-of", SECOND, "--store", wheel.store, "--pool", given)
         assert done.returncode == 2

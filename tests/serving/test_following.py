@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from serving_models import ROW, SCHEMA, Logistic, promote, small_loop, stored_candidate, trained, variant_of
 from treadle.errors import StoreError, TreadleError, UserError
+from treadle.loop import Loop
 from treadle.registry.log import ReleaseLog
 from treadle.serving.router import Desired, Follower, Router, Variant
-from treadle.serving.server import run_in_thread, serve_in_thread
+from treadle.serving.server import no_champion, run_in_thread, serve_in_thread
 from treadle.store import LocalStore, Store, blob_path
 
 LOAD_CLIENT = Path(__file__).parents[2] / "benchmarks" / "load_client.py"
@@ -186,6 +187,23 @@ def test_a_track_without_a_champion_is_told_at_the_start_and_served_once_it_has_
         assert f"no track of other has one in {store.uri}" in server.router.trouble
 
 
+def test_the_command_that_brings_a_champion_works_from_the_working_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "my loops", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    path = folder / "small.yaml"
+    path.write_text(json.dumps(small_loop().model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    for here, shown in (
+        (tmp_path, "'my loops/small.yaml'"),
+        (folder, "small.yaml"),
+        (elsewhere, f"'{path}'"),
+    ):
+        monkeypatch.chdir(here)
+        assert f"`treadle run {shown} --track trial`" in no_champion(Loop.load(path), store, "trial")
+
+
 def follower_of(router: Router, desired: Any, load: Any, lines: list[str]) -> Follower:
     return Follower(router, desired, load, every_s=0.01, say=lines.append)
 
@@ -281,6 +299,11 @@ def test_a_signal_ends_the_process_after_its_captures_are_written(
 def test_a_taken_port_is_the_users_error() -> None:
     from treadle.serving.app import build_app
 
+    with (
+        pytest.raises(UserError, match="choose another --port"),
+        run_in_thread(build_app(Router("x")), port=80000),
+    ):
+        pass
     with run_in_thread(build_app(Router("flights"))) as url:
         port = int(url.rsplit(":", 1)[1])
         with (

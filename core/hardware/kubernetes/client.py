@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from treadle.errors import MissingPackage, Transient, TreadleError, UserError
+from treadle.errors import MissingPackage, NotSent, Transient, TreadleError, UserError
 from treadle.hardware.backend import Json
 from treadle.redaction import redacted
 
@@ -48,7 +48,8 @@ class Cluster:
     """Calls to one cluster. It never tries twice: whoever asked decides on that.
 
     Raises, from every call:
-        NotFound, Exists: 404, 409. Transient: Nobody answered, or the cluster is busy. UserError: It says no: the
+        NotFound, Exists: 404, 409. NotSent: No connection came about to create something. Transient: Nobody answered,
+        or the cluster is busy. UserError: It says no: the
         credentials, the rights or the request are wrong.
     """
 
@@ -99,7 +100,10 @@ class Cluster:
             content: bytes = answer.read() or b""
         except (errors.HTTPError, OSError) as error:
             host = redacted(self.client.configuration.host)
-            raise Transient(f"the cluster at {host} can't be reached: {_short(error)}.") from error
+            # A question that was not sent says nothing about a request that was, so only what creates is told so.
+            unsent = method == "POST" and isinstance(error, errors.NewConnectionError)
+            kind = NotSent if unsent else Transient
+            raise kind(f"the cluster at {host} can't be reached: {_short(error)}.") from error
         if answer.status >= 400:
             raise _refusal(answer.status, method, path, content)
         return content

@@ -9,6 +9,7 @@ own and sweeps up after no one; `ray_node` does so on the job's node, and says i
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from treadle.errors import Transient, UserError
 from treadle.hardware.backend import Capabilities, Handle, JobSpec, Json, Status
+from treadle.hardware.options import seconds_of
 from treadle.hardware.pools import Pool
 from treadle.hardware.ray.http import RayJobs, remote
 from treadle.hardware.ray.local import IDLE_S, LocalCluster, submit_once, told_by, withdraw
@@ -101,7 +103,7 @@ class RayBackend:
         if request["address"] is not None:
             submit_once(remote(request["address"]), request["submission"])
         elif self.local.cluster_of(job.name) is None or self._waits_for_its_submit(job.name):
-            with self.local.taking_jobs(float(pool.options.get("idle_s", IDLE_S))) as (jobs, cluster):
+            with self.local.taking_jobs(seconds_of(pool, "idle_s", IDLE_S)) as (jobs, cluster):
                 if self.local.claim(job.name, cluster):
                     _submit_patiently(jobs, request["submission"])
         return handle
@@ -185,9 +187,10 @@ def _submit_patiently(jobs: RayJobs, submission: Json) -> None:
     while True:
         try:
             return submit_once(jobs, submission)
-        except Transient:
+        except Transient as error:
             if time.monotonic() > end:
-                raise
+                # Not NotSent: a try before may have arrived.
+                raise Transient(error.words()) from error
         time.sleep(1)
 
 
@@ -197,7 +200,7 @@ def _address(pool: Pool) -> str | None:
 
 
 def _pending_s(pool: Pool) -> float:
-    return float(pool.options.get("pending_s", _PENDING_S))
+    return seconds_of(pool, "pending_s", _PENDING_S)
 
 
 def _handle(name: str, pool: Pool, address: str | None, local: LocalCluster) -> Handle:
@@ -266,6 +269,29 @@ def _refuse_what_is_not_here(pool: Pool) -> None:
     for option in sorted(set(pool.options) - _OPTIONS):
         known = ", ".join(sorted(_OPTIONS))
         raise UserError(f"the pool {pool.name}: the ray backend has no option {option!r}; known: {known}")
+    for option, default in (("grace_s", _RAYS_GRACE_S), ("idle_s", IDLE_S), ("pending_s", _PENDING_S)):
+        seconds_of(pool, option, default)
+    address, resources, labels = (pool.options.get(each) for each in ("address", "resources", "labels"))
+    if address is not None and not isinstance(address, str):
+        raise UserError(
+            f"the pool {pool.name}: options.address is {address!r}; write http://HEAD:8265, that of Ray's dashboard."
+        )
+    if resources is not None and not (
+        isinstance(resources, dict)
+        and all(
+            not isinstance(amount, bool) and isinstance(amount, int | float) for amount in resources.values()
+        )
+        and all(0 <= amount < math.inf for amount in resources.values())
+    ):
+        raise UserError(
+            f"the pool {pool.name}: options.resources is {resources!r}; write how much of each resource of the nodes a"
+            " job takes, such as {slot: 1}."
+        )
+    if labels is not None and not isinstance(labels, dict):
+        raise UserError(
+            f"the pool {pool.name}: options.labels is {labels!r}; write each label with its value, such as"
+            " {zone: west}."
+        )
 
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from treadle.errors import Transient, TreadleError, UserError
+from treadle.errors import NotSent, Transient, TreadleError, UserError
 from treadle.hardware.backend import Json
 
 _PATIENCE_S = 30
@@ -47,13 +48,18 @@ class RayJobs:
         """Has a job started, unless there is one of its name already.
 
         Raises:
-            UserError: The cluster refuses the request. Transient: It can't be reached or has no room for it now.
+            UserError: The cluster refuses the request. NotSent: No connection came about. Transient: It can't be
+            reached or has no room for it now.
         """
         try:
             self._ask("POST", "/api/jobs/", request)
         except _ServerError as error:
             # Ray tells of a second submit by nothing but an internal error.
-            if self.get(request["submission_id"]) is None:
+            try:
+                known = self.get(request["submission_id"])
+            except NotSent as gone:  # the question was not; the request itself may have arrived
+                raise Transient(gone.words()) from error
+            if known is None:
                 raise Transient(f"the Ray cluster at {self.address} takes no job: {error}") from error
 
     def stop(self, name: str) -> None:
@@ -76,7 +82,8 @@ class RayJobs:
             return self._refused(error.code, words[-500:], path)
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise Transient(
+            kind = NotSent if _is_not_sent(error) else Transient
+            raise kind(
                 f"the Ray cluster at {self.address} can't be reached: {reason}. Correct options.address of the pool,"
                 " or RAY_ADDRESS: the address of its dashboard, such as http://head:8265."
             ) from error
@@ -92,6 +99,12 @@ class RayJobs:
         if code >= 500:
             raise _ServerError(code, words)
         raise UserError(f"{self.address}{path} is not what Ray's dashboard answers: {code} {words[-300:]}")
+
+
+def _is_not_sent(error: Exception) -> bool:
+    """Whether no connection came about: urllib wraps what it meets before an answer, and these two only connecting."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else None
+    return isinstance(reason, ConnectionRefusedError | socket.gaierror)
 
 
 class _ServerError(Transient):
