@@ -65,7 +65,7 @@ class Cluster:
 def _ask(path: str, question: Json) -> Any:
     request = urllib.request.Request(f"{os.environ[ADDRESS]}/{path}", data=json.dumps(question).encode())
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:  # it holds the connection open
