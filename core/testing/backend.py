@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from treadle.errors import TreadleError
+from treadle.errors import Transient, TreadleError
 from treadle.hardware.backend import Backend, Handle, JobSpec, Resources, Status
 from treadle.hardware.pools import Pool
 
@@ -87,11 +87,19 @@ class BackendSuite:
         return lambda handle: self.until(backend, handle, lambda status: status.is_over)
 
     def until(self, backend: Backend, handle: Handle, there: Callable[[Status], bool]) -> Status:
-        """The job's status, once it is as wanted."""
-        for _ in self.moments(f"{handle.name} did not come to it: {backend.status(handle)}"):
-            status = backend.status(handle)
-            if there(status):
-                return status
+        """The job's status, once it is as wanted; a place that is out of sight for a moment is asked again."""
+        status: Status | Transient | None = None
+        try:
+            for _ in self.moments(f"{handle.name} did not come to it"):
+                try:
+                    status = backend.status(handle)
+                except Transient as error:
+                    status = error
+                else:
+                    if there(status):
+                        return status
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {status}") from None
         raise AssertionError
 
     def said(self, backend: Backend, handle: Handle, line: str) -> None:
